@@ -1,0 +1,140 @@
+#include "client/quantd/client.h"
+
+#include "client/quantd/connection.h"
+
+namespace quantd {
+namespace {
+
+// One unary call: `method` is a member of `stub`.
+template <class Stub, class Request, class Response>
+absl::StatusOr<Response> Unary(const ClientOptions& client, const CallOptions& options,
+                               std::shared_ptr<Cancellation::State> cancellation, Stub& stub,
+                               grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                                            Response*),
+                               const Request& request) {
+  Call call(client, options, std::move(cancellation));
+  Response response;
+  const grpc::Status status = (stub.*method)(call.context(), request, &response);
+  if (!status.ok()) return FromGrpc(status);
+  return response;
+}
+
+template <class Request>
+Request Named(const std::string& name) {
+  Request request;
+  request.set_name(name);
+  return request;
+}
+
+}  // namespace
+
+// `UNARY(stub, Rpc, request)` inside a Client method with a `call` parameter.
+#define UNARY(stub, rpc, request)                                                            \
+  Unary(connection_->options, call, call.cancellation ? call.cancellation->state_ : nullptr, \
+        *connection_->stub, &std::remove_reference_t<decltype(*connection_->stub)>::rpc, request)
+
+absl::StatusOr<quant::v1::ListMethodsResponse> Client::ListMethods(const CallOptions& call) {
+  return UNARY(methods, ListMethods, quant::v1::ListMethodsRequest());
+}
+absl::StatusOr<quant::v1::Method> Client::GetMethod(const std::string& name,
+                                                    const CallOptions& call) {
+  return UNARY(methods, GetMethod, Named<quant::v1::GetMethodRequest>(name));
+}
+absl::StatusOr<google::longrunning::Operation> Client::StartQuantize(
+    const quant::v1::QuantizeCheckpointRequest& request, const CallOptions& call) {
+  return UNARY(quantization, QuantizeCheckpoint, request);
+}
+absl::StatusOr<google::longrunning::Operation> Client::StartDequantize(
+    const quant::v1::DequantizeCheckpointRequest& request, const CallOptions& call) {
+  return UNARY(quantization, DequantizeCheckpoint, request);
+}
+absl::StatusOr<google::longrunning::ListOperationsResponse> Client::ListOperations(
+    const google::longrunning::ListOperationsRequest& request, const CallOptions& call) {
+  return UNARY(operations, ListOperations, request);
+}
+absl::StatusOr<google::longrunning::Operation> Client::GetOperation(const std::string& name,
+                                                                    const CallOptions& call) {
+  return UNARY(operations, GetOperation, Named<google::longrunning::GetOperationRequest>(name));
+}
+absl::Status Client::CancelOperation(const std::string& name, const CallOptions& call) {
+  return UNARY(operations, CancelOperation,
+               Named<google::longrunning::CancelOperationRequest>(name))
+      .status();
+}
+absl::StatusOr<quant::v1::ListModelsResponse> Client::ListModels(
+    const quant::v1::ListModelsRequest& request, const CallOptions& call) {
+  return UNARY(models, ListModels, request);
+}
+absl::StatusOr<quant::v1::Model> Client::GetModel(const std::string& name,
+                                                  const CallOptions& call) {
+  return UNARY(models, GetModel, Named<quant::v1::GetModelRequest>(name));
+}
+absl::StatusOr<quant::v1::Model> Client::LoadModel(const quant::v1::LoadModelRequest& request,
+                                                   const CallOptions& call) {
+  return UNARY(models, LoadModel, request);
+}
+absl::StatusOr<quant::v1::UnloadModelResponse> Client::UnloadModel(const std::string& name,
+                                                                   const CallOptions& call) {
+  return UNARY(models, UnloadModel, Named<quant::v1::UnloadModelRequest>(name));
+}
+absl::StatusOr<quant::v1::InspectModelResponse> Client::InspectModel(const std::string& name,
+                                                                     const CallOptions& call) {
+  return UNARY(models, InspectModel, Named<quant::v1::InspectModelRequest>(name));
+}
+absl::StatusOr<quant::v1::ServerStatus> Client::GetServerStatus(const CallOptions& call) {
+  return UNARY(models, GetServerStatus, quant::v1::GetServerStatusRequest());
+}
+absl::StatusOr<quant::v1::EmbedResponse> Client::Embed(const quant::v1::EmbedRequest& request,
+                                                       const CallOptions& call) {
+  return UNARY(inference, Embed, request);
+}
+absl::StatusOr<quant::v1::ScoreResponse> Client::Score(const quant::v1::ScoreRequest& request,
+                                                       const CallOptions& call) {
+  return UNARY(inference, Score, request);
+}
+absl::StatusOr<quant::v1::TokenizeResponse> Client::Tokenize(
+    const quant::v1::TokenizeRequest& request, const CallOptions& call) {
+  return UNARY(inference, Tokenize, request);
+}
+absl::StatusOr<quant::v1::DetokenizeResponse> Client::Detokenize(
+    const quant::v1::DetokenizeRequest& request, const CallOptions& call) {
+  return UNARY(inference, Detokenize, request);
+}
+
+#undef UNARY
+
+absl::StatusOr<quant::v1::GenerateResponse> Client::Generate(
+    const quant::v1::GenerateRequest& request, const ChunkCallback& on_chunk,
+    const CallOptions& options) {
+  Call call(connection_->options, options,
+            options.cancellation ? options.cancellation->state_ : nullptr);
+  const auto reader = connection_->inference->Generate(call.context(), request);
+  quant::v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+    if (on_chunk && !on_chunk(response)) {
+      call.context()->TryCancel();
+      break;
+    }
+  }
+  const grpc::Status status = reader->Finish();
+  if (!status.ok()) return FromGrpc(status);
+  return response;
+}
+
+absl::StatusOr<quant::v1::EvaluateResult> Client::Evaluate(
+    const quant::v1::EvaluateRequest& request,
+    const std::function<void(const quant::v1::EvaluateResponse&)>& progress,
+    const CallOptions& options) {
+  Call call(connection_->options, options,
+            options.cancellation ? options.cancellation->state_ : nullptr);
+  const auto reader = connection_->evaluation->Evaluate(call.context(), request);
+  quant::v1::EvaluateResponse response;
+  while (reader->Read(&response)) {
+    if (progress) progress(response);
+  }
+  const grpc::Status status = reader->Finish();
+  if (!status.ok()) return FromGrpc(status);
+  return response.result();
+}
+
+}  // namespace quantd

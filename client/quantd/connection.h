@@ -1,0 +1,57 @@
+// What a Client holds: the channel, its stubs and how a call is prepared. Not installed.
+#ifndef QUANTD_CLIENT_CONNECTION_H_
+#define QUANTD_CLIENT_CONNECTION_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <mutex>
+#include <set>
+
+#include "client/quantd/client.h"
+#include "google/longrunning/operations.grpc.pb.h"
+#include "quant/v1/evaluation.grpc.pb.h"
+#include "quant/v1/inference.grpc.pb.h"
+#include "quant/v1/methods.grpc.pb.h"
+#include "quant/v1/models.grpc.pb.h"
+#include "quant/v1/quantization.grpc.pb.h"
+
+namespace quantd {
+
+struct Cancellation::State {
+  std::mutex mutex;
+  bool cancelled = false;
+  std::set<grpc::ClientContext*> calls;
+};
+
+struct Client::Connection {
+  Connection(std::shared_ptr<grpc::Channel> channel, ClientOptions options);
+
+  std::shared_ptr<grpc::Channel> channel;
+  ClientOptions options;
+  std::unique_ptr<quant::v1::MethodService::Stub> methods;
+  std::unique_ptr<quant::v1::QuantizationService::Stub> quantization;
+  std::unique_ptr<google::longrunning::Operations::Stub> operations;
+  std::unique_ptr<quant::v1::ModelService::Stub> models;
+  std::unique_ptr<quant::v1::InferenceService::Stub> inference;
+  std::unique_ptr<quant::v1::EvaluationService::Stub> evaluation;
+};
+
+// A ClientContext set up by the options of a call and registered with its cancellation.
+class Call {
+ public:
+  Call(const ClientOptions& client, const CallOptions& options,
+       std::shared_ptr<Cancellation::State> cancellation);
+  ~Call();
+  grpc::ClientContext* context() { return &context_; }
+
+ private:
+  grpc::ClientContext context_;
+  std::shared_ptr<Cancellation::State> cancellation_;
+};
+
+absl::Status FromGrpc(const grpc::Status& status);
+
+}  // namespace quantd
+
+#endif  // QUANTD_CLIENT_CONNECTION_H_

@@ -1,0 +1,156 @@
+// Long-running operations and tensor streams of the client.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/quantd/client.h"
+#include "client/quantd/connection.h"
+
+namespace quantd {
+namespace {
+
+using google::longrunning::Operation;
+using quant::v1::QuantizeReport;
+
+constexpr size_t kChunkBytes = size_t{1} << 20;
+
+// A broken watch is taken up again this often before it is an error.
+constexpr int kWatchAttempts = 5;
+
+// Sends `tensor` as a spec and its chunks. False: the server has ended the call.
+template <class Request, class Stream>
+bool Send(Stream& stream, const TensorData& tensor) {
+  Request request;
+  *request.mutable_tensor() = tensor.spec;
+  if (!stream.Write(request)) return false;
+  for (size_t first = 0; first < tensor.bytes.size(); first += kChunkBytes) {
+    request.set_data(tensor.bytes.substr(first, kChunkBytes));
+    if (!stream.Write(request)) return false;
+  }
+  return true;
+}
+
+// Collects the server's side of a tensor stream.
+template <class Stream>
+QuantizedTensorData Receive(Stream& stream) {
+  QuantizedTensorData result;
+  quant::v1::TensorChunk chunk;
+  while (stream.Read(&chunk)) {
+    if (chunk.has_tensor()) {
+      result.tensors.push_back({chunk.tensor(), ""});
+    } else if (chunk.has_quantization_config()) {
+      result.quantization_config = chunk.quantization_config();
+    } else if (!result.tensors.empty()) {
+      result.tensors.back().bytes += chunk.data();
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+absl::StatusOr<Operation> Client::Watch(const std::string& operation,
+                                        const std::function<void(const Operation&)>& on_change,
+                                        const CallOptions& options) {
+  quant::v1::WatchOperationRequest request;
+  request.set_name(operation);
+  const absl::Time deadline = absl::Now() + options.timeout;
+  for (int attempt = 1;; ++attempt) {
+    CallOptions rest = options;
+    if (options.timeout != absl::InfiniteDuration()) rest.timeout = deadline - absl::Now();
+    Call call(connection_->options, rest,
+              options.cancellation ? options.cancellation->state_ : nullptr);
+    const auto reader = connection_->quantization->WatchOperation(call.context(), request);
+    Operation state;
+    while (reader->Read(&state)) {
+      if (on_change) on_change(state);
+      attempt = 1;
+    }
+    const grpc::Status status = reader->Finish();
+    if (status.ok() && state.done()) return state;
+    const bool again = status.ok() || status.error_code() == grpc::StatusCode::UNAVAILABLE;
+    if (!again || attempt >= kWatchAttempts) return FromGrpc(status);
+    absl::SleepFor(absl::Milliseconds(100) * (1 << attempt));
+  }
+}
+
+absl::StatusOr<QuantizeReport> Client::Follow(absl::StatusOr<Operation> operation,
+                                              const ProgressCallback& progress,
+                                              const CallOptions& call) {
+  if (!operation.ok()) return operation.status();
+  const auto on_change = [&progress](const Operation& state) {
+    quant::v1::OperationMetadata metadata;
+    if (progress && state.metadata().UnpackTo(&metadata)) progress(metadata.progress());
+  };
+  absl::StatusOr<Operation> done = Watch(operation->name(), on_change, call);
+  if (!done.ok()) {
+    // Whoever stops waiting by cancelling or by a deadline does not want the result any more.
+    if (absl::IsCancelled(done.status()) || absl::IsDeadlineExceeded(done.status())) {
+      (void)CancelOperation(operation->name(), {.timeout = absl::Seconds(5)});
+    }
+    return done.status();
+  }
+  if (done->has_error()) {
+    return absl::Status(static_cast<absl::StatusCode>(done->error().code()),
+                        done->error().message());
+  }
+  QuantizeReport report;
+  if (!done->response().UnpackTo(&report)) {
+    return absl::InternalError("the server's report is of an unknown type");
+  }
+  return report;
+}
+
+absl::StatusOr<QuantizeReport> Client::Quantize(const quant::v1::QuantizeCheckpointRequest& request,
+                                                const ProgressCallback& progress,
+                                                const CallOptions& call) {
+  return Follow(StartQuantize(request, call), progress, call);
+}
+
+absl::StatusOr<QuantizeReport> Client::Dequantize(
+    const quant::v1::DequantizeCheckpointRequest& request, const ProgressCallback& progress,
+    const CallOptions& call) {
+  return Follow(StartDequantize(request, call), progress, call);
+}
+
+absl::StatusOr<QuantizedTensorData> Client::QuantizeTensor(const quant::v1::Recipe& recipe,
+                                                           const TensorData& weight,
+                                                           const CallOptions& options) {
+  Call call(connection_->options, options,
+            options.cancellation ? options.cancellation->state_ : nullptr);
+  const auto stream = connection_->quantization->QuantizeTensor(call.context());
+  quant::v1::QuantizeTensorRequest first;
+  *first.mutable_recipe() = recipe;
+  if (stream->Write(first)) Send<quant::v1::QuantizeTensorRequest>(*stream, weight);
+  stream->WritesDone();
+  QuantizedTensorData result = Receive(*stream);
+  const grpc::Status status = stream->Finish();
+  if (!status.ok()) return FromGrpc(status);
+  return result;
+}
+
+absl::StatusOr<TensorData> Client::DequantizeTensor(const QuantizedTensorData& quantized,
+                                                    const std::string& dtype,
+                                                    const CallOptions& options) {
+  Call call(connection_->options, options,
+            options.cancellation ? options.cancellation->state_ : nullptr);
+  const auto stream = connection_->quantization->DequantizeTensor(call.context());
+  quant::v1::DequantizeTensorRequest first;
+  first.mutable_start()->set_quantization_config(quantized.quantization_config);
+  first.mutable_start()->set_dtype(dtype);
+  bool open = stream->Write(first);
+  for (const TensorData& tensor : quantized.tensors) {
+    open = open && Send<quant::v1::DequantizeTensorRequest>(*stream, tensor);
+  }
+  stream->WritesDone();
+  QuantizedTensorData result = Receive(*stream);
+  const grpc::Status status = stream->Finish();
+  if (!status.ok()) return FromGrpc(status);
+  if (result.tensors.size() != 1) {
+    return absl::InternalError(
+        absl::StrCat("expected one tensor from the server, found ", result.tensors.size()));
+  }
+  return std::move(result.tensors.front());
+}
+
+}  // namespace quantd

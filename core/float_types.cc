@@ -1,0 +1,215 @@
+#include "core/float_types.h"
+
+#include <array>
+
+namespace quantd {
+namespace {
+
+// Rounds to a small float format with `exponent_bits`/`mantissa_bits` whose exponent bias is `bias`.
+// Returns the magnitude bits; may exceed the format's largest finite code, which the caller handles.
+uint32_t RoundMagnitude(float magnitude, int mantissa_bits, int bias) {
+  const uint32_t bits = std::bit_cast<uint32_t>(magnitude);
+  const int exponent = static_cast<int>(bits >> 23) - 127;
+  const int smallest_normal = 1 - bias;
+  if (exponent < smallest_normal) {
+    // Subnormal: a multiple of 2^(smallest_normal - mantissa_bits). Scaling by a power of two is exact.
+    const float scaled = std::ldexp(magnitude, mantissa_bits - smallest_normal);
+    return static_cast<uint32_t>(std::nearbyint(scaled));
+  }
+  const int drop = 23 - mantissa_bits;
+  const uint32_t half = (1u << (drop - 1)) - 1u + ((bits >> drop) & 1u);
+  return ((bits + half) >> drop) - (static_cast<uint32_t>(127 - bias) << mantissa_bits);
+}
+
+float Expand(uint32_t magnitude, int mantissa_bits, int bias) {
+  const uint32_t exponent = magnitude >> mantissa_bits;
+  const uint32_t mantissa = magnitude & ((1u << mantissa_bits) - 1u);
+  if (exponent == 0) return std::ldexp(static_cast<float>(mantissa), 1 - bias - mantissa_bits);
+  return std::ldexp(static_cast<float>(mantissa | (1u << mantissa_bits)),
+                    static_cast<int>(exponent) - bias - mantissa_bits);
+}
+
+template <size_t N, class F>
+std::array<float, N> MakeTable(F decode) {
+  std::array<float, N> table;
+  for (size_t i = 0; i < N; ++i) table[i] = decode(static_cast<uint32_t>(i));
+  return table;
+}
+
+template <class T>
+T LoadAs(const std::byte* bytes) {
+  T value;
+  std::memcpy(&value, bytes, sizeof(T));
+  return value;
+}
+
+template <class T, class F>
+void Widen(const std::byte* bytes, int64_t count, float* out, F convert) {
+  for (int64_t i = 0; i < count; ++i) out[i] = convert(LoadAs<T>(bytes + i * sizeof(T)));
+}
+
+template <class T>
+void WidenPlain(const std::byte* bytes, int64_t count, float* out) {
+  Widen<T>(bytes, count, out, [](T value) { return static_cast<float>(value); });
+}
+
+template <class T, class F>
+void Narrow(const float* values, int64_t count, std::byte* out, F convert) {
+  for (int64_t i = 0; i < count; ++i) {
+    const T value = convert(values[i]);
+    std::memcpy(out + i * sizeof(T), &value, sizeof(T));
+  }
+}
+
+}  // namespace
+
+float FloatFromF16(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const uint32_t magnitude = bits & 0x7fffu;
+  if (magnitude >= 0x7c00u) {
+    return std::bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
+  }
+  if (magnitude >= 0x400u) {
+    return std::bit_cast<float>(sign | ((magnitude << 13) + ((127u - 15u) << 23)));
+  }
+  const float value = static_cast<float>(magnitude) * 0x1p-24f;
+  return sign ? -value : value;
+}
+
+uint16_t F16FromFloat(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const float magnitude = std::bit_cast<float>(bits & 0x7fffffffu);
+  if (std::isnan(value)) return sign | 0x7e00u;
+  if (magnitude >= 65520.0f) return sign | 0x7c00u;
+  return static_cast<uint16_t>(sign | RoundMagnitude(magnitude, 10, 15));
+}
+
+float FloatFromE4M3(uint8_t bits) {
+  static const auto table = MakeTable<256>([](uint32_t i) {
+    if ((i & 0x7fu) == 0x7fu) return std::bit_cast<float>(0x7fc00000u | ((i & 0x80u) << 24));
+    const float magnitude = Expand(i & 0x7fu, 3, 7);
+    return (i & 0x80u) ? -magnitude : magnitude;
+  });
+  return table[bits];
+}
+
+uint8_t E4M3FromFloat(float value) {
+  const uint8_t sign = std::signbit(value) ? 0x80 : 0;
+  if (std::isnan(value) || std::isinf(value)) return sign | 0x7f;
+  const uint32_t code = RoundMagnitude(std::fabs(value), 3, 7);
+  return sign | static_cast<uint8_t>(code > 0x7e ? 0x7f : code);
+}
+
+float FloatFromE5M2(uint8_t bits) { return FloatFromF16(static_cast<uint16_t>(bits << 8)); }
+
+uint8_t E5M2FromFloat(float value) {
+  const uint8_t sign = std::signbit(value) ? 0x80 : 0;
+  if (std::isnan(value)) return sign | 0x7f;
+  if (std::isinf(value)) return sign | 0x7c;
+  const uint32_t code = RoundMagnitude(std::fabs(value), 2, 15);
+  return sign | static_cast<uint8_t>(code > 0x7c ? 0x7c : code);
+}
+
+float FloatFromE8M0(uint8_t bits) {
+  if (bits == 255) return std::nanf("");
+  return std::ldexp(1.0f, static_cast<int>(bits) - 127);
+}
+
+float RoundTo(DType dtype, float value) {
+  switch (dtype) {
+    case DType::kBF16:
+      return FloatFromBf16(Bf16FromFloat(value));
+    case DType::kF16:
+      return FloatFromF16(F16FromFloat(value));
+    case DType::kF8E4M3:
+      return FloatFromE4M3(E4M3FromFloat(value));
+    case DType::kF8E5M2:
+      return FloatFromE5M2(E5M2FromFloat(value));
+    default:
+      return value;
+  }
+}
+
+float LoadFloat(const TensorView& view, int64_t index) {
+  float value;
+  LoadFloats(view, index, 1, &value);
+  return value;
+}
+
+void LoadFloats(const TensorView& view, int64_t first, int64_t count, float* out) {
+  const std::byte* bytes = view.bytes.data() + first * SizeOf(view.dtype);
+  switch (view.dtype) {
+    case DType::kF32:
+      std::memcpy(out, bytes, static_cast<size_t>(count) * sizeof(float));
+      break;
+    case DType::kBF16:
+      Widen<uint16_t>(bytes, count, out, FloatFromBf16);
+      break;
+    case DType::kF16:
+      Widen<uint16_t>(bytes, count, out, FloatFromF16);
+      break;
+    case DType::kF64:
+      WidenPlain<double>(bytes, count, out);
+      break;
+    case DType::kF8E4M3:
+      Widen<uint8_t>(bytes, count, out, FloatFromE4M3);
+      break;
+    case DType::kF8E5M2:
+      Widen<uint8_t>(bytes, count, out, FloatFromE5M2);
+      break;
+    case DType::kF8E8M0:
+      Widen<uint8_t>(bytes, count, out, FloatFromE8M0);
+      break;
+    case DType::kBool:
+    case DType::kU8:
+      WidenPlain<uint8_t>(bytes, count, out);
+      break;
+    case DType::kI8:
+      WidenPlain<int8_t>(bytes, count, out);
+      break;
+    case DType::kU16:
+      WidenPlain<uint16_t>(bytes, count, out);
+      break;
+    case DType::kI16:
+      WidenPlain<int16_t>(bytes, count, out);
+      break;
+    case DType::kU32:
+      WidenPlain<uint32_t>(bytes, count, out);
+      break;
+    case DType::kI32:
+      WidenPlain<int32_t>(bytes, count, out);
+      break;
+    case DType::kU64:
+      WidenPlain<uint64_t>(bytes, count, out);
+      break;
+    case DType::kI64:
+      WidenPlain<int64_t>(bytes, count, out);
+      break;
+  }
+}
+
+void StoreFloats(DType dtype, const float* values, int64_t count, std::byte* out) {
+  switch (dtype) {
+    case DType::kBF16:
+      Narrow<uint16_t>(values, count, out, Bf16FromFloat);
+      break;
+    case DType::kF16:
+      Narrow<uint16_t>(values, count, out, F16FromFloat);
+      break;
+    case DType::kF8E4M3:
+      Narrow<uint8_t>(values, count, out, E4M3FromFloat);
+      break;
+    case DType::kF8E5M2:
+      Narrow<uint8_t>(values, count, out, E5M2FromFloat);
+      break;
+    case DType::kF64:
+      Narrow<double>(values, count, out, [](float v) { return static_cast<double>(v); });
+      break;
+    default:
+      std::memcpy(out, values, static_cast<size_t>(count) * sizeof(float));
+      break;
+  }
+}
+
+}  // namespace quantd

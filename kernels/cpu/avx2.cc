@@ -1,0 +1,87 @@
+// The table of AVX2 kernels, with its row operations and attention.
+#include <cpuid.h>
+#include <immintrin.h>
+
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/tiles.h"
+#include "kernels/cpu/vector_types.h"
+
+#include "kernels/cpu/avx2_begin.inc"
+
+namespace quantd::cpu::avx2 {
+namespace {
+
+// Halves of a Vec, to and from registers.
+struct Halves {
+  __m256 low, high;
+};
+inline __attribute__((always_inline)) Halves Split(const Vec& v) {
+  Halves halves;
+  __builtin_memcpy(&halves, &v, sizeof v);
+  return halves;
+}
+inline __attribute__((always_inline)) Vec Join(const Halves& halves) {
+  Vec v;
+  __builtin_memcpy(&v, &halves, sizeof v);
+  return v;
+}
+
+inline __attribute__((always_inline)) Vec LoadHalf(const uint16_t* p) {
+  return Join({_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+               _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))});
+}
+inline __attribute__((always_inline)) void StoreHalf(const Vec& v, uint16_t* p) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const Halves halves = Split(v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(halves.low, kNearest));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(halves.high, kNearest));
+}
+inline __attribute__((always_inline)) Vec MulAdd(const Vec& a, const Vec& b, const Vec& c) {
+  const Halves x = Split(a), y = Split(b), z = Split(c);
+  return Join({_mm256_fmadd_ps(x.low, y.low, z.low), _mm256_fmadd_ps(x.high, y.high, z.high)});
+}
+
+#include "kernels/cpu/row_ops.inc"
+
+}  // namespace
+}  // namespace quantd::cpu::avx2
+
+#include "kernels/cpu/target_end.inc"
+
+namespace quantd::cpu::avx2 {
+namespace {
+
+bool Supported() {
+  // Clang's __builtin_cpu_supports does not know f16c. The other two imply that the system saves
+  // the registers.
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+  return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+}  // namespace
+
+const KernelTable& Table() {
+  static constexpr KernelTable kTable = {
+      .name = "avx2",
+      .extensions = [] { return std::string("fma"); },
+      .supported = Supported,
+      .int_tokens = kIntTokens,
+      .dense_tokens = kDenseTokens,
+      .code_tokens = kCodeTokens,
+      .bf16_format = XFormat::kF32,
+      .fp8_format = XFormat::kF32,
+      .int_tile = RunIntTile,
+      .float_tile = RunFloatTile,
+      .attention_tile = Attend,
+      .normalize = NormalizeRow,
+      .quantize = QuantizeRow,
+      .split_bf16 = SplitBf16Row,
+      .to_f16 = F16Row,
+      .activate = ActivateAny,
+      .silu_mul = SiluMul,
+  };
+  return kTable;
+}
+
+}  // namespace quantd::cpu::avx2

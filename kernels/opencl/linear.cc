@@ -1,0 +1,169 @@
+// y = activation(norm(x) W^T + bias) + residual on an OpenCL device.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/opencl/opencl_backend.h"
+#include "kernels/opencl/sources.h"
+
+namespace quantd::opencl {
+namespace {
+
+constexpr const char* kGemvSources[] = {source::weights, source::epilogue, source::linear_gemv};
+constexpr const char* kBlockSources[] = {source::weights, source::epilogue, source::linear_block};
+constexpr const char* kGemmSources[] = {source::weights, source::epilogue, source::linear_gemm};
+constexpr const char* kElementwiseSources[] = {source::elementwise};
+
+// Up to this many tokens the weights' traffic dominates and LinearGemv is the better kernel.
+constexpr int64_t kMaxGemvTokens = 8;
+
+// Bits of the `flags` argument of epilogue.cl.
+constexpr cl_int kHasBias = 1;
+constexpr cl_int kHasResidual = 2;
+
+absl::Status CheckShape(const DeviceArray& array, int64_t rows, int64_t cols,
+                        absl::string_view what) {
+  if (array.rows() >= rows && array.cols() == cols) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(what, " of a linear is ", array.rows(), " x ",
+                                                 array.cols(), ", expected at least ", rows,
+                                                 " rows of ", cols));
+}
+
+absl::Status CheckLinear(const LinearArgs& args) {
+  const bool pairs = args.activation == Activation::kSiluMul;
+  const int64_t rows = args.weight->rows();
+  if (pairs && rows % 2 != 0) {
+    return absl::InvalidArgumentError("gate and up have an odd number of rows");
+  }
+  const int64_t width = pairs ? rows / 2 : rows;
+  RETURN_IF_ERROR(CheckShape(*args.x, args.tokens, args.weight->cols(), "the input"));
+  RETURN_IF_ERROR(CheckShape(*args.y, args.tokens, width, "the output"));
+  if (args.bias != nullptr) RETURN_IF_ERROR(CheckShape(*args.bias, 1, rows, "the bias"));
+  if (args.residual == nullptr) return absl::OkStatus();
+  return CheckShape(*args.residual, args.tokens, width, "the residual");
+}
+
+struct LinearLaunch {
+  KernelSpec spec;
+  Range range;
+};
+
+LinearLaunch GemvLaunch(const Segment& segment, int64_t tokens, int activation,
+                        const Device& device) {
+  const int group = WorkGroupFor(device, 64);
+  const int rows = tokens == 1 || device.is_cpu ? 4 : 2;
+  const int tokens_per_group = tokens == 1 ? 1 : 4;
+  LinearLaunch launch;
+  launch.spec = {"LinearGemv", kGemvSources,
+                 absl::StrCat(segment.defines, " -DACTIVATION=", activation, " -DWG=", group,
+                              " -DROWS=", rows, " -DTOKENS=", tokens_per_group)};
+  launch.range.global[0] = (segment.rows + rows - 1) / rows * group;
+  launch.range.global[1] = (tokens + tokens_per_group - 1) / tokens_per_group;
+  launch.range.local[0] = group;
+  launch.range.local[1] = launch.range.local[2] = 1;
+  return launch;
+}
+
+// The side of the square work-group: what the device's limits of work-items and local memory allow.
+int GemmSide(const Device& device) {
+  const auto fits = [&](size_t side) {
+    const size_t slices = 2 * 32 * (4 * side + 4) * sizeof(float);
+    return side * side <= device.max_work_group && slices <= device.local_memory;
+  };
+  int side = 16;
+  while (side > 1 && !fits(side)) side /= 2;
+  return side;
+}
+
+LinearLaunch GemmLaunch(const Segment& segment, int64_t tokens, int activation,
+                        const Device& device) {
+  const int side = GemmSide(device);
+  const int tile = 4 * side;
+  LinearLaunch launch;
+  launch.spec = {"LinearGemm", kGemmSources,
+                 absl::StrCat(segment.defines, " -DACTIVATION=", activation, " -DSIDE=", side)};
+  launch.range.global[0] = (segment.rows + tile - 1) / tile * side;
+  launch.range.global[1] = (tokens + tile - 1) / tile * side;
+  launch.range.local[0] = launch.range.local[1] = side;
+  launch.range.local[2] = 1;
+  return launch;
+}
+
+LinearLaunch BlockLaunch(const Segment& segment, int64_t tokens, int activation) {
+  constexpr int kRows = 4;
+  constexpr int kTokens = 32;
+  LinearLaunch launch;
+  launch.spec = {
+      "LinearBlock", kBlockSources,
+      absl::StrCat(segment.defines, " -DACTIVATION=", activation, " -DTOKENS=", kTokens)};
+  launch.range.global[0] = (segment.rows + kRows - 1) / kRows;
+  launch.range.global[1] = (tokens + kTokens - 1) / kTokens;
+  launch.range.local[0] = launch.range.local[1] = launch.range.local[2] = 1;
+  return launch;
+}
+
+LinearLaunch LaunchFor(const Segment& segment, int64_t tokens, int activation,
+                       const Device& device) {
+  if (tokens <= kMaxGemvTokens) return GemvLaunch(segment, tokens, activation, device);
+  if (device.is_cpu) return BlockLaunch(segment, tokens, activation);
+  return GemmLaunch(segment, tokens, activation, device);
+}
+
+}  // namespace
+
+absl::Status OpenClBackend::RunSegment(const Segment& s, int64_t cols, cl_mem x, int64_t tokens,
+                                       const Output& output) {
+  const int activation = static_cast<int>(output.activation);
+  const LinearLaunch launch = LaunchFor(s, tokens, activation, queue_.device());
+  ASSIGN_OR_RETURN(const cl_kernel kernel, programs_.Get(launch.spec));
+  const auto or_input = [&](const DeviceArray* array) {
+    return array != nullptr ? AsCl(*array).buffer().get() : x;
+  };
+  const cl_int flags =
+      (output.bias != nullptr ? kHasBias : 0) | (output.residual != nullptr ? kHasResidual : 0);
+  const int64_t residual_stride = output.residual != nullptr ? output.residual->cols() : 0;
+  return queue_.Run(kernel, launch.range, s.chunks.get(), s.scales.get(), s.zeros.get(),
+                    s.table.get(), cl_int(s.chunks_per_row), cl_int(s.blocks_per_row),
+                    cl_float(s.format.post_scale), cl_float(s.format.center), cl_int(s.rows),
+                    cl_int(cols), x, cl_int(tokens), or_input(output.bias),
+                    or_input(output.residual), output.y, flags, cl_int(residual_stride),
+                    cl_int(output.y_stride), cl_int(s.first_row));
+}
+
+absl::Status OpenClBackend::RunSiluMul(cl_mem stacked, const LinearArgs& args) {
+  ASSIGN_OR_RETURN(const cl_kernel kernel, programs_.Get({"SiluMul", kElementwiseSources, ""}));
+  Range range;
+  range.global[0] = args.y->cols();
+  range.global[1] = args.tokens;
+  const cl_mem residual = args.residual != nullptr ? AsCl(*args.residual).buffer().get() : stacked;
+  return queue_.Run(kernel, range, stacked, residual, AsCl(*args.y).buffer().get(),
+                    cl_int(args.y->cols()), cl_int(args.residual != nullptr ? 1 : 0));
+}
+
+absl::Status OpenClBackend::Linear(const LinearArgs& args) {
+  RETURN_IF_ERROR(CheckLinear(args));
+  if (args.tokens <= 0) return absl::OkStatus();
+  const ClWeight& weight = AsCl(*args.weight);
+  cl_mem x = AsCl(*args.x).buffer().get();
+  if (args.norm.kind != Norm::Kind::kNone) {
+    ASSIGN_OR_RETURN(const cl_mem normed,
+                     ScratchBuffer(kNormed, sizeof(float) * args.tokens * weight.cols()));
+    RETURN_IF_ERROR(RunNorm(*args.x, nullptr, args.norm, args.tokens, normed));
+    x = normed;
+  }
+  const bool pairs = args.activation == Activation::kSiluMul;
+  Output output{.bias = args.bias, .y_stride = weight.rows()};
+  if (pairs) {
+    ASSIGN_OR_RETURN(output.y,
+                     ScratchBuffer(kStacked, sizeof(float) * args.tokens * weight.rows()));
+  } else {
+    output.y = AsCl(*args.y).buffer().get();
+    output.activation = args.activation;
+    output.residual = args.residual;
+  }
+  for (const Segment& segment : weight.segments()) {
+    RETURN_IF_ERROR(RunSegment(segment, weight.cols(), x, args.tokens, output));
+  }
+  return pairs ? RunSiluMul(output.y, args) : absl::OkStatus();
+}
+
+}  // namespace quantd::opencl

@@ -1,0 +1,65 @@
+// norm.cl - y = norm(x + residual) per token: RMSNorm, LayerNorm or none.
+//
+//   rms:   y = z * weight / sqrt(mean(z^2) + epsilon)
+//   layer: y = (z - mean(z)) * weight / sqrt(var(z) + epsilon) + bias      (variance in a second pass)
+// One work-group of WG work-items per token. y may be x or residual.
+#ifndef WG
+#define WG 128  // a power of two
+#endif
+#ifndef NORM
+#define NORM 1  // 0: none, 1: rms, 2: layer, as Norm::Kind
+#endif
+#define HAS_BIAS 1
+#define HAS_RESIDUAL 2
+
+// The sum of `value` over the work-group, in every work-item.
+float GroupSum(float value, __local float *scratch) {
+  const int lane = get_local_id(0);
+  barrier(CLK_LOCAL_MEM_FENCE);
+  scratch[lane] = value;
+  for (int reach = WG / 2; reach > 0; reach /= 2) {
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (lane < reach) scratch[lane] += scratch[lane + reach];
+  }
+  barrier(CLK_LOCAL_MEM_FENCE);
+  return scratch[0];
+}
+
+float Input(__global const float *x, __global const float *residual, int flags, int col) {
+  return flags & HAS_RESIDUAL ? x[col] + residual[col] : x[col];
+}
+
+__kernel __attribute__((reqd_work_group_size(WG, 1, 1)))
+void NormalizeRows(__global const float *x, __global const float *residual,
+                   __global const float *weight, __global const float *bias, __global float *y,
+                   const int cols, const int flags, const float epsilon) {
+  __local float scratch[WG];
+  const size_t row = (size_t)get_group_id(0) * cols;
+  const int lane = get_local_id(0);
+  x += row;
+  residual += row;
+  y += row;
+  float mean = 0.0f;
+#if NORM == 2
+  float sum = 0.0f;
+  for (int col = lane; col < cols; col += WG) sum += Input(x, residual, flags, col);
+  mean = GroupSum(sum, scratch) / cols;
+#endif
+  float scale = 1.0f;
+#if NORM != 0
+  float squares = 0.0f;
+  for (int col = lane; col < cols; col += WG) {
+    const float centered = Input(x, residual, flags, col) - mean;
+    squares = fma(centered, centered, squares);
+  }
+  scale = 1.0f / sqrt(GroupSum(squares, scratch) / cols + epsilon);
+#endif
+  for (int col = lane; col < cols; col += WG) {
+    float value = (Input(x, residual, flags, col) - mean) * scale;
+#if NORM != 0
+    value *= weight[col];
+#endif
+    if (flags & HAS_BIAS) value += bias[col];
+    y[col] = value;
+  }
+}

@@ -1,0 +1,213 @@
+#include "models/architectures/decoder.h"
+
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "models/architectures/rope.h"
+
+namespace quantd {
+namespace {
+
+// "model." in checkpoints of a ...ForCausalLM class, nothing in those of the bare model.
+std::string PrefixOf(const ModelSource& source) {
+  return source.Has("embed_tokens.weight") ? "" : "model.";
+}
+
+std::string LayerPrefix(const std::string& prefix, int64_t layer) {
+  return absl::StrCat(prefix, "layers.", layer, ".");
+}
+
+void AddLayerParameters(const ModelConfig& config, const std::string& layer,
+                        std::vector<ParameterSpec>& used) {
+  const int64_t hidden = config.hidden_size;
+  const int64_t mlp = config.intermediate_size;
+  const int64_t q = config.num_attention_heads * config.head_dim;
+  const int64_t kv = config.num_key_value_heads * config.head_dim;
+  const auto add = [&](absl::string_view module, int64_t rows, int64_t cols, bool needs_bias) {
+    used.push_back({absl::StrCat(layer, module, ".weight"), {rows, cols}});
+    used.push_back({absl::StrCat(layer, module, ".bias"), {rows}, !needs_bias});
+  };
+  used.push_back({absl::StrCat(layer, "input_layernorm.weight"), {hidden}});
+  add("self_attn.q_proj", q, hidden, config.attention_bias);
+  add("self_attn.k_proj", kv, hidden, config.attention_bias);
+  add("self_attn.v_proj", kv, hidden, config.attention_bias);
+  add("self_attn.o_proj", hidden, q, false);
+  used.push_back({absl::StrCat(layer, "post_attention_layernorm.weight"), {hidden}});
+  add("mlp.gate_proj", mlp, hidden, config.mlp_bias);
+  add("mlp.up_proj", mlp, hidden, config.mlp_bias);
+  add("mlp.down_proj", hidden, mlp, config.mlp_bias);
+}
+
+}  // namespace
+
+absl::StatusOr<ParameterList> DecoderParameters(const ModelConfig& config,
+                                                const ModelSource& source) {
+  if (config.hidden_act != "silu") {
+    return absl::UnimplementedError(absl::StrCat(
+        "hidden_act \"", config.hidden_act, "\" of a causal language model: expected \"silu\""));
+  }
+  ParameterList list;
+  const std::string prefix = PrefixOf(source);
+  const Shape table = {config.vocab_size, config.hidden_size};
+  list.used.push_back({absl::StrCat(prefix, "embed_tokens.weight"), table});
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    AddLayerParameters(config, LayerPrefix(prefix, layer), list.used);
+  }
+  list.used.push_back({absl::StrCat(prefix, "norm.weight"), {config.hidden_size}});
+  list.used.push_back({"lm_head.weight", table, config.tie_word_embeddings});
+  // Buffers of older checkpoints, computed here.
+  list.ignored = {".rotary_emb.", ".masked_bias"};
+  return list;
+}
+
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelSource& source, Backend& backend,
+                                                       const Options& options) {
+  std::unique_ptr<Decoder> decoder(new Decoder(source.config(), backend, options));
+  RETURN_IF_ERROR(decoder->LoadWeights(source));
+  RETURN_IF_ERROR(decoder->AllocateWorkspace());
+  return decoder;
+}
+
+absl::Status Decoder::LoadWeights(const ModelSource& source) {
+  const std::string prefix = PrefixOf(source);
+  const PackOptions pack = {.compute = options_.compute};
+  const int64_t total = config_.num_hidden_layers + 2;
+  ASSIGN_OR_RETURN(
+      embedding_,
+      Linear::Load(source, backend_, {{absl::StrCat(prefix, "embed_tokens"), config_.vocab_size}},
+                   config_.hidden_size, pack));
+  packed_bytes_.Add(embedding_.weight());
+  RETURN_IF_ERROR(options_.on_progress(1, total));
+  for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
+    ASSIGN_OR_RETURN(Layer layer, LoadLayer(source, LayerPrefix(prefix, i)));
+    layers_.push_back(std::move(layer));
+    RETURN_IF_ERROR(options_.on_progress(i + 2, total));
+  }
+  ASSIGN_OR_RETURN(const std::vector<float> norm,
+                   ReadVector(source, absl::StrCat(prefix, "norm.weight"), config_.hidden_size));
+  ASSIGN_OR_RETURN(final_norm_, UploadRow(backend_, norm));
+  if (!config_.tie_word_embeddings) {
+    ASSIGN_OR_RETURN(head_, Linear::Load(source, backend_, {{"lm_head", config_.vocab_size}},
+                                         config_.hidden_size, pack));
+    packed_bytes_.Add(head_->weight());
+  }
+  return options_.on_progress(total, total);
+}
+
+absl::StatusOr<Decoder::Layer> Decoder::LoadLayer(const ModelSource& source,
+                                                  const std::string& prefix) {
+  const int64_t hidden = config_.hidden_size;
+  const int64_t mlp = config_.intermediate_size;
+  const int64_t q = config_.num_attention_heads * config_.head_dim;
+  const int64_t kv = config_.num_key_value_heads * config_.head_dim;
+  const PackOptions pack = {.compute = options_.compute};
+  const PackOptions paired = {.compute = options_.compute, .pair_gate_up = true};
+  const auto module = [&prefix](absl::string_view name) { return absl::StrCat(prefix, name); };
+  const auto norm = [&](absl::string_view name) -> absl::StatusOr<std::unique_ptr<DeviceArray>> {
+    ASSIGN_OR_RETURN(const std::vector<float> weight, ReadVector(source, module(name), hidden));
+    return UploadRow(backend_, weight);
+  };
+
+  Layer layer;
+  ASSIGN_OR_RETURN(layer.attention_norm, norm("input_layernorm.weight"));
+  ASSIGN_OR_RETURN(layer.mlp_norm, norm("post_attention_layernorm.weight"));
+  const std::vector<Linear::Part> qkv = {{module("self_attn.q_proj"), q},
+                                         {module("self_attn.k_proj"), kv},
+                                         {module("self_attn.v_proj"), kv}};
+  ASSIGN_OR_RETURN(layer.qkv, Linear::Load(source, backend_, qkv, hidden, pack));
+  ASSIGN_OR_RETURN(layer.output,
+                   Linear::Load(source, backend_, {{module("self_attn.o_proj"), hidden}}, q, pack));
+  const std::vector<Linear::Part> gate_up = {{module("mlp.gate_proj"), mlp},
+                                             {module("mlp.up_proj"), mlp}};
+  ASSIGN_OR_RETURN(layer.gate_up, Linear::Load(source, backend_, gate_up, hidden, paired));
+  ASSIGN_OR_RETURN(layer.down,
+                   Linear::Load(source, backend_, {{module("mlp.down_proj"), hidden}}, mlp, pack));
+  for (const Linear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
+    packed_bytes_.Add(linear->weight());
+  }
+  return layer;
+}
+
+absl::StatusOr<std::unique_ptr<DeviceArray>> Decoder::AllocateCounted(int64_t rows, int64_t cols) {
+  workspace_bytes_ += static_cast<uint64_t>(rows) * cols * sizeof(float);
+  return backend_.Allocate(rows, cols);
+}
+
+absl::Status Decoder::AllocateWorkspace() {
+  const int64_t tokens = options_.max_batch_tokens;
+  const int64_t hidden = config_.hidden_size;
+  const int64_t q = config_.num_attention_heads * config_.head_dim;
+  const int64_t kv = config_.num_key_value_heads * config_.head_dim;
+  ASSIGN_OR_RETURN(hidden_, AllocateCounted(tokens, hidden));
+  ASSIGN_OR_RETURN(qkv_, AllocateCounted(tokens, q + 2 * kv));
+  ASSIGN_OR_RETURN(attention_, AllocateCounted(tokens, q));
+  ASSIGN_OR_RETURN(mlp_, AllocateCounted(tokens, config_.intermediate_size));
+  ASSIGN_OR_RETURN(wanted_, AllocateCounted(options_.max_logit_rows, hidden));
+  ASSIGN_OR_RETURN(logits_, AllocateCounted(options_.max_logit_rows, config_.vocab_size));
+  ASSIGN_OR_RETURN(rope_, AllocateCounted(options_.context_length, config_.head_dim));
+  return backend_.Upload(RopeTable(config_, options_.context_length), *rope_);
+}
+
+KvShape Decoder::kv_shape(int capacity) const {
+  return {.layers = static_cast<int>(config_.num_hidden_layers),
+          .kv_heads = static_cast<int>(config_.num_key_value_heads),
+          .head_dim = static_cast<int>(config_.head_dim),
+          .capacity = capacity,
+          .compute = options_.compute};
+}
+
+Norm Decoder::RmsNorm(const std::unique_ptr<DeviceArray>& weight) const {
+  return {.kind = Norm::Kind::kRms,
+          .weight = weight.get(),
+          .epsilon = static_cast<float>(config_.norm_eps)};
+}
+
+absl::Status Decoder::Forward(std::span<const int32_t> ids,
+                              std::span<const SequenceRows> sequences) {
+  RETURN_IF_ERROR(backend_.Embed(embedding_.weight(), ids, *hidden_));
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    RETURN_IF_ERROR(RunLayer(static_cast<int>(i), static_cast<int64_t>(ids.size()), sequences));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Decoder::RunLayer(int index, int64_t tokens, std::span<const SequenceRows> sequences) {
+  const Layer& layer = layers_[index];
+  RETURN_IF_ERROR(layer.qkv.Apply(backend_, {.norm = RmsNorm(layer.attention_norm),
+                                             .x = hidden_.get(),
+                                             .tokens = tokens,
+                                             .y = qkv_.get()}));
+  RETURN_IF_ERROR(backend_.Attention(
+      {.layer = index,
+       .heads = static_cast<int>(config_.num_attention_heads),
+       .kv_heads = static_cast<int>(config_.num_key_value_heads),
+       .head_dim = static_cast<int>(config_.head_dim),
+       .scale = static_cast<float>(1 / std::sqrt(static_cast<double>(config_.head_dim))),
+       .rope = rope_.get(),
+       .qkv = qkv_.get(),
+       .sequences = sequences,
+       .out = attention_.get()}));
+  RETURN_IF_ERROR(layer.output.Apply(
+      backend_,
+      {.x = attention_.get(), .tokens = tokens, .residual = hidden_.get(), .y = hidden_.get()}));
+  RETURN_IF_ERROR(layer.gate_up.Apply(backend_, {.norm = RmsNorm(layer.mlp_norm),
+                                                 .x = hidden_.get(),
+                                                 .tokens = tokens,
+                                                 .activation = Activation::kSiluMul,
+                                                 .y = mlp_.get()}));
+  return layer.down.Apply(
+      backend_, {.x = mlp_.get(), .tokens = tokens, .residual = hidden_.get(), .y = hidden_.get()});
+}
+
+absl::Status Decoder::Logits(std::span<const int32_t> rows, std::span<float> out) {
+  const int64_t count = static_cast<int64_t>(rows.size());
+  RETURN_IF_ERROR(backend_.GatherRows(*hidden_, rows, *wanted_));
+  const Linear& head = head_ ? *head_ : embedding_;
+  RETURN_IF_ERROR(head.Apply(
+      backend_,
+      {.norm = RmsNorm(final_norm_), .x = wanted_.get(), .tokens = count, .y = logits_.get()}));
+  return backend_.Download(*logits_, 0, count, out);
+}
+
+}  // namespace quantd

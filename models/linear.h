@@ -1,0 +1,52 @@
+// A linear layer: one or more stacked matrices in a backend's packing, with what surrounds the
+// multiplication (bias, input transform, outliers), written once for every method and architecture.
+#ifndef QUANTD_MODELS_LINEAR_H_
+#define QUANTD_MODELS_LINEAR_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "kernels/backend.h"
+#include "quantizers/model_source.h"
+
+namespace quantd {
+
+// The same matrix as a weight whose input needs no transform and that has no outliers: what
+// Backend::Pack takes. A column permutation is undone in the codes where every block stays a block
+// (one block per row, or blocks moved as a whole); otherwise, and for channel scales, rotations and
+// outliers, the result is dense: [rows, cols] in `dequantized_dtype` for permutations, else F32.
+Weight WithoutInputTransform(Weight weight);
+
+// Uploads `values` as one row of constants.
+absl::StatusOr<std::unique_ptr<DeviceArray>> UploadRow(Backend& backend,
+                                                       std::span<const float> values);
+
+class Linear {
+ public:
+  // One matrix of the stack.
+  struct Part {
+    std::string module;  // "model.layers.0.self_attn.q_proj"; ".weight" and, if there, ".bias"
+    int64_t rows = 0;
+  };
+  // Reads, checks and packs `parts`, one below the other, each [rows, cols]. Holds at most these
+  // parts in memory besides their packed form.
+  static absl::StatusOr<Linear> Load(const ModelSource& source, Backend& backend,
+                                     const std::vector<Part>& parts, int64_t cols,
+                                     const PackOptions& options);
+  Linear() = default;
+
+  // y = activation(norm(x) W^T + bias) + residual; `args` without weight and bias.
+  absl::Status Apply(Backend& backend, LinearArgs args) const;
+
+  const PackedWeight& weight() const { return *weight_; }
+
+ private:
+  std::unique_ptr<PackedWeight> weight_;
+  std::unique_ptr<DeviceArray> bias_;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_MODELS_LINEAR_H_

@@ -1,0 +1,65 @@
+// Where the pipeline puts its results: a Hugging Face folder or a GGUF file. Both appear whole or
+// not at all and can be resumed at the last complete parameter.
+#ifndef QUANTD_QUANTIZERS_CHECKPOINT_SINK_H_
+#define QUANTD_QUANTIZERS_CHECKPOINT_SINK_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "quantizers/method.h"
+#include "quantizers/model_source.h"
+#include "quantizers/pipeline.h"
+
+namespace quantd {
+
+// One source parameter and what becomes of it.
+struct PlannedParameter {
+  SourceParameter source;
+  const Scheme* scheme = nullptr;  // null: kept as a plain tensor
+  DType kept_dtype = DType::kF32;  // of a kept parameter, and what a matrix is converted to before
+                                   // its scheme sees it
+  // GGUF only.
+  std::string gguf_name = {};
+  GgmlType gguf_type = GgmlType::kF32;
+};
+
+// Everything a job does, fixed before the output exists.
+struct JobPlan {
+  std::vector<PlannedParameter> parameters;    // in the order they are written
+  std::string fingerprint;                     // of source, recipe and output options
+  std::string config_json;                     // folders
+  SideFiles side_files;                        // folders
+  GgufMetadata metadata;                       // GGUF
+  std::vector<float> rope_frequency_divisors;  // GGUF: written as rope_freqs.weight when not empty
+  const Codec* codec = nullptr;                // folders; null when nothing is quantized
+};
+
+class CheckpointSink {
+ public:
+  virtual ~CheckpointSink() = default;
+  virtual bool IsComplete(const PlannedParameter& parameter) const = 0;
+  virtual absl::Status WritePlain(const PlannedParameter& parameter, const TensorView& tensor) = 0;
+  virtual absl::Status WriteQuantized(const PlannedParameter& parameter,
+                                      const QuantizedTensor& weight) = 0;
+  // Bytes of the finished output.
+  virtual absl::StatusOr<uint64_t> Finish() = 0;
+  // Leaves what is there for a resume.
+  virtual absl::Status Suspend() = 0;
+};
+
+absl::StatusOr<std::unique_ptr<CheckpointSink>> CreateFolderSink(
+    std::shared_ptr<const ModelRoot> root, const JobPlan& plan, const OutputOptions& options);
+absl::StatusOr<std::unique_ptr<CheckpointSink>> CreateGgufSink(
+    std::shared_ptr<const ModelRoot> root, const JobPlan& plan, const OutputOptions& options);
+
+// Plans; they refuse everything that can be refused before an output exists.
+absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* recipe,
+                                      std::optional<DType> dtype);
+absl::StatusOr<JobPlan> PlanGgufJob(const ModelSource& source, const Recipe& recipe,
+                                    absl::string_view model_name);
+
+}  // namespace quantd
+
+#endif  // QUANTD_QUANTIZERS_CHECKPOINT_SINK_H_

@@ -1,0 +1,38 @@
+#include "quantizers/codecs/codec.h"
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "quantizers/codecs/bitsandbytes.h"
+#include "quantizers/codecs/compressed_tensors.h"
+#include "quantizers/codecs/fp8.h"
+#include "quantizers/codecs/fp8_config.h"
+#include "quantizers/codecs/quantization_config.h"
+
+namespace quantd {
+
+absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
+  ASSIGN_OR_RETURN(const std::string method, QuantMethodOf(config.quantization_config));
+  if (method == "bitsandbytes") return std::make_unique<BitsAndBytesCodec>();
+  if (method == "compressed-tensors") {
+    ASSIGN_OR_RETURN(CtConfig parsed, ParseCtConfig(config.quantization_config));
+    return std::make_unique<CompressedTensorsCodec>(std::move(parsed));
+  }
+  if (method == "fp8" || method == "mxfp8") {
+    ASSIGN_OR_RETURN(const FineGrainedFp8Config parsed,
+                     ParseFineGrainedFp8Config(config.quantization_config));
+    Fp8Layout layout = FineGrainedFp8Layout(parsed.tile, parsed.scale_fmt == "ue8m0", config.dtype);
+    if (method == "mxfp8") layout.quant_method = "mxfp8";
+    return std::make_unique<Fp8Codec>(layout);
+  }
+  if (method == "fbgemm_fp8") {
+    RETURN_IF_ERROR(ParseFbgemmFp8Config(config.quantization_config).status());
+    return std::make_unique<Fp8Codec>(FbgemmFp8Layout());
+  }
+  return absl::UnimplementedError(
+      absl::StrCat("quantization_config.quant_method: found \"",
+                   absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
+                   "\", expected one of bitsandbytes, compressed-tensors, "
+                   "fp8, mxfp8, fbgemm_fp8"));
+}
+
+}  // namespace quantd

@@ -1,0 +1,62 @@
+// A codec is how an ecosystem names and packs quantized matrices inside a Hugging Face checkpoint:
+// one per `quant_method`. It turns the tensors of one module into a QuantizedTensor and back, byte
+// for byte. (GGUF is a container of its own: quantizers/codecs/gguf.)
+#ifndef QUANTD_QUANTIZERS_CODECS_CODEC_H_
+#define QUANTD_QUANTIZERS_CODECS_CODEC_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/quantized_tensor.h"
+#include "core/status.h"
+#include "core/tensor.h"
+#include "formats/model_config.h"
+
+namespace quantd {
+
+struct NamedTensor {
+  std::string name;  // local to the module: "weight", "weight.absmax", "weight_scale", ...
+  Tensor tensor;
+};
+
+// The stored tensors of one module ("model.layers.0.mlp.down_proj"), by local name.
+class ModuleTensors {
+ public:
+  virtual ~ModuleTensors() = default;
+  virtual const std::string& module() const = 0;
+  virtual std::vector<std::string> names() const = 0;
+  virtual bool Has(absl::string_view local_name) const = 0;
+  // dtype and shape without reading; NOT_FOUND names module and tensor.
+  virtual absl::StatusOr<TensorView> Describe(absl::string_view local_name) const = 0;
+  virtual absl::StatusOr<Tensor> Read(absl::string_view local_name) const = 0;
+};
+
+class Codec {
+ public:
+  virtual ~Codec() = default;
+  virtual absl::string_view quant_method() const = 0;
+
+  // Whether the module's weight is stored quantized (else `weight` is a plain tensor).
+  virtual bool IsQuantized(const ModuleTensors& tensors) const = 0;
+  // Local names that belong to the quantized weight: those the codec consumes. Others ("bias") are
+  // parameters of their own.
+  virtual std::vector<std::string> WeightTensors(const ModuleTensors& tensors) const = 0;
+  // [out, in] of the matrix, from the stored shapes alone.
+  virtual absl::StatusOr<Shape> MatrixShape(const ModuleTensors& tensors) const = 0;
+
+  // INVALID_ARGUMENT names module, tensor, found and expected.
+  virtual absl::StatusOr<QuantizedTensor> Decode(const ModuleTensors& tensors) const = 0;
+  virtual absl::StatusOr<std::vector<NamedTensor>> Encode(const QuantizedTensor& weight) const = 0;
+  // Upper bound of tensors that Encode gives for one matrix.
+  virtual int max_tensors_per_matrix() const = 0;
+};
+
+// The codec that reads a checkpoint with this quantization_config (JSON text). INVALID_ARGUMENT for
+// contradictions, UNIMPLEMENTED naming an unknown quant_method and listing the known ones.
+absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config);
+
+}  // namespace quantd
+
+#endif  // QUANTD_QUANTIZERS_CODECS_CODEC_H_

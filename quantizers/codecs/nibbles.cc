@@ -1,0 +1,50 @@
+#include "quantizers/codecs/nibbles.h"
+
+#include <algorithm>
+
+#include "core/parallel.h"
+
+namespace quantd {
+namespace {
+
+constexpr int64_t kSlice = 1 << 16;  // bytes of one parallel piece
+
+}  // namespace
+
+std::vector<std::byte> PackNibbles(std::span<const uint8_t> codes, NibbleOrder order,
+                                   uint8_t padding) {
+  const int64_t pairs = static_cast<int64_t>(codes.size() / 2);
+  const int first_shift = order == NibbleOrder::kHighFirst ? 4 : 0;
+  std::vector<std::byte> bytes((codes.size() + 1) / 2);
+  ParallelFor((pairs + kSlice - 1) / kSlice, [&](int64_t slice) {
+    const int64_t end = std::min((slice + 1) * kSlice, pairs);
+    for (int64_t i = slice * kSlice; i < end; ++i) {
+      bytes[i] = static_cast<std::byte>((codes[2 * i] << first_shift) |
+                                        (codes[2 * i + 1] << (4 - first_shift)));
+    }
+  });
+  if (codes.size() % 2 != 0) {
+    bytes.back() =
+        static_cast<std::byte>((codes.back() << first_shift) | (padding << (4 - first_shift)));
+  }
+  return bytes;
+}
+
+std::vector<uint8_t> UnpackNibbles(std::span<const std::byte> bytes, int64_t count,
+                                   NibbleOrder order) {
+  const int first_shift = order == NibbleOrder::kHighFirst ? 4 : 0;
+  std::vector<uint8_t> codes(static_cast<size_t>(count));
+  const int64_t pairs = count / 2;
+  ParallelFor((pairs + kSlice - 1) / kSlice, [&](int64_t slice) {
+    const int64_t end = std::min((slice + 1) * kSlice, pairs);
+    for (int64_t i = slice * kSlice; i < end; ++i) {
+      const uint8_t byte = static_cast<uint8_t>(bytes[i]);
+      codes[2 * i] = (byte >> first_shift) & 15;
+      codes[2 * i + 1] = (byte >> (4 - first_shift)) & 15;
+    }
+  });
+  if (count % 2 != 0) codes.back() = (static_cast<uint8_t>(bytes[pairs]) >> first_shift) & 15;
+  return codes;
+}
+
+}  // namespace quantd

@@ -1,0 +1,178 @@
+#include <chrono>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "core/float_types.h"
+#include "formats/atomic_output.h"
+#include "quantizers/checkpoint_sink.h"
+#include "quantizers/codecs/gguf/blocks.h"
+
+namespace quantd {
+namespace {
+
+constexpr absl::string_view kJournal = "journal";
+constexpr absl::string_view kRopeFrequencies = "rope_freqs.weight";
+constexpr std::chrono::seconds kFlushInterval(1);
+constexpr size_t kJournalLimit = size_t{64} << 20;
+
+// The journal is the job's fingerprint (hashed to one line) and then one complete tensor a line.
+std::string JournalHead(const JobPlan& plan) {
+  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  for (const char c : plan.fingerprint)
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return absl::StrCat("gguf ", absl::Hex(hash, absl::kZeroPad16));
+}
+
+class GgufSink final : public CheckpointSink {
+ public:
+  GgufSink(const JobPlan& plan, std::unique_ptr<AtomicOutput> output)
+      : plan_(plan), output_(std::move(output)) {}
+
+  absl::Status Open(const std::string& name, bool resume) {
+    if (resume) RETURN_IF_ERROR(ReadJournal());
+    ASSIGN_OR_RETURN(journal_, output_->CreateFile(kJournal));
+    if (complete_.empty()) {
+      RETURN_IF_ERROR(journal_->Truncate(0));
+      const std::string head = JournalHead(plan_) + "\n";
+      RETURN_IF_ERROR(journal_->WriteAt(0, std::as_bytes(std::span(head))));
+      journal_size_ = head.size();
+    }
+    ASSIGN_OR_RETURN(std::unique_ptr<OutputFile> file, output_->CreateFile(name));
+    file_ = file.get();
+    ASSIGN_OR_RETURN(writer_, GgufWriter::Create(std::move(file), plan_.metadata, Infos()));
+    if (!plan_.rope_frequency_divisors.empty()) RETURN_IF_ERROR(WriteRopeFrequencies());
+    for (const PlannedParameter& parameter : plan_.parameters) {
+      if (!IsComplete(parameter)) break;
+      RETURN_IF_ERROR(writer_->Skip(parameter.gguf_name));
+    }
+    return absl::OkStatus();
+  }
+
+  bool IsComplete(const PlannedParameter& parameter) const override {
+    return complete_.contains(parameter.gguf_name);
+  }
+
+  absl::Status WritePlain(const PlannedParameter& parameter, const TensorView& tensor) override {
+    return Write(parameter, tensor.bytes);
+  }
+
+  absl::Status WriteQuantized(const PlannedParameter& parameter,
+                              const QuantizedTensor& weight) override {
+    ASSIGN_OR_RETURN(const std::vector<std::byte> blocks,
+                     EncodeGgufBlocks(parameter.gguf_type, weight));
+    return Write(parameter, blocks);
+  }
+
+  absl::StatusOr<uint64_t> Finish() override {
+    RETURN_IF_ERROR(writer_->Finish());
+    journal_.reset();
+    RETURN_IF_ERROR(output_->RemoveFile(kJournal));
+    RETURN_IF_ERROR(output_->Commit());
+    return bytes_;
+  }
+
+  absl::Status Suspend() override {
+    RETURN_IF_ERROR(FlushJournal());
+    output_->KeepPartial();
+    return absl::OkStatus();
+  }
+
+ private:
+  static uint64_t BlockBytes(GgmlType type, const Shape& shape) {
+    const GgmlTypeInfo* info = FindGgmlType(static_cast<uint32_t>(type));
+    return static_cast<uint64_t>(NumElements(shape)) / info->block_elements * info->block_bytes;
+  }
+
+  std::vector<GgufTensorInfo> Infos() {
+    std::vector<GgufTensorInfo> infos;
+    if (!plan_.rope_frequency_divisors.empty()) {
+      const auto count = static_cast<int64_t>(plan_.rope_frequency_divisors.size());
+      infos.push_back({.name = std::string(kRopeFrequencies.data(), kRopeFrequencies.size()),
+                       .type = GgmlType::kF32,
+                       .shape = {count},
+                       .bytes = count * sizeof(float)});
+    }
+    for (const PlannedParameter& parameter : plan_.parameters) {
+      const uint64_t bytes = BlockBytes(parameter.gguf_type, parameter.source.shape);
+      infos.push_back({.name = parameter.gguf_name,
+                       .type = parameter.gguf_type,
+                       .shape = parameter.source.shape,
+                       .bytes = bytes});
+    }
+    for (const GgufTensorInfo& info : infos) bytes_ += info.bytes;
+    return infos;
+  }
+
+  absl::Status WriteRopeFrequencies() {
+    return writer_->Add(kRopeFrequencies, std::as_bytes(std::span(plan_.rope_frequency_divisors)));
+  }
+
+  absl::Status Write(const PlannedParameter& parameter, std::span<const std::byte> bytes) {
+    RETURN_IF_ERROR(writer_->Add(parameter.gguf_name, bytes));
+    pending_lines_ += parameter.gguf_name + "\n";
+    if (std::chrono::steady_clock::now() - last_flush_ < kFlushInterval) return absl::OkStatus();
+    return FlushJournal();
+  }
+
+  // Tensors reach the disk before the journal says so.
+  absl::Status FlushJournal() {
+    RETURN_IF_ERROR(file_->Sync());
+    RETURN_IF_ERROR(journal_->WriteAt(journal_size_, std::as_bytes(std::span(pending_lines_))));
+    RETURN_IF_ERROR(journal_->Sync());
+    journal_size_ += pending_lines_.size();
+    pending_lines_.clear();
+    last_flush_ = std::chrono::steady_clock::now();
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadJournal() {
+    const auto file = output_->OpenFile(kJournal);
+    if (absl::IsNotFound(file.status())) return absl::OkStatus();
+    RETURN_IF_ERROR(file.status());
+    ASSIGN_OR_RETURN(const std::string text, (*file)->ReadAll(kJournalLimit));
+    const std::vector<std::string> lines = absl::StrSplit(text, '\n');
+    if (lines.front() != JournalHead(plan_)) {
+      output_->KeepPartial();  // it is somebody's work
+      return absl::FailedPreconditionError(
+          "the interrupted output belongs to another model, recipe or option; start without "
+          "resume");
+    }
+    // The last piece has no newline yet: torn or empty.
+    for (size_t i = 1; i + 1 < lines.size(); ++i) complete_.insert(lines[i]);
+    journal_size_ = text.size() - lines.back().size();
+    return absl::OkStatus();
+  }
+
+  const JobPlan& plan_;
+  std::unique_ptr<AtomicOutput> output_;
+  std::unique_ptr<OutputFile> journal_;
+  std::unique_ptr<GgufWriter> writer_;
+  OutputFile* file_ = nullptr;  // owned by writer_
+  std::set<std::string> complete_;
+  std::string pending_lines_;
+  std::chrono::steady_clock::time_point last_flush_ = std::chrono::steady_clock::now();
+  uint64_t journal_size_ = 0;
+  uint64_t bytes_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CheckpointSink>> CreateGgufSink(
+    std::shared_ptr<const ModelRoot> root, const JobPlan& plan, const OutputOptions& options) {
+  uint64_t expected = 0;
+  for (const PlannedParameter& parameter : plan.parameters) {
+    expected += static_cast<uint64_t>(NumElements(parameter.source.shape)) / 4;
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<AtomicOutput> output,
+                   AtomicOutput::Create(std::move(root), options.name,
+                                        {.kind = AtomicOutput::Kind::kSingleFile,
+                                         .overwrite = options.overwrite,
+                                         .keep_partial = options.resume,
+                                         .expected_bytes = expected}));
+  auto sink = std::make_unique<GgufSink>(plan, std::move(output));
+  RETURN_IF_ERROR(sink->Open(options.name, options.resume));
+  return sink;
+}
+
+}  // namespace quantd

@@ -1,0 +1,158 @@
+// What a job will do to each parameter, decided from names and shapes alone.
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "quantizers/checkpoint_sink.h"
+#include "quantizers/codecs/gguf/blocks.h"
+#include "quantizers/codecs/gguf/model_mapping.h"
+#include "quantizers/parameter_names.h"
+
+namespace quantd {
+namespace {
+
+// The dtype of a kept parameter: as stored, or the model's own when a codec held it.
+DType KeptDType(const SourceParameter& parameter, const ModelSource& source,
+                std::optional<DType> forced) {
+  const std::optional<DType> stored = DTypeFromSafetensors(parameter.stored_as);
+  if (stored && !InfoOf(*stored).is_float) return *stored;
+  if (forced) return *forced;
+  // A GGUF keeps vectors in F32 whatever the model's dtype is; a folder has them all alike.
+  if (stored && source.gguf_metadata() == nullptr) return *stored;
+  return source.config().dtype;
+}
+
+absl::Status Refuse(const ModuleInfo& module, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(module.name, " [", module.rows, ", ", module.cols,
+                                                  "]: ", status.message()));
+}
+
+// Where llama_model_quantize puts a tensor: those outside the blocks first, then block by block.
+std::pair<int, std::string> GgufOrder(const PlannedParameter& parameter) {
+  const int layer =
+      MakeModuleInfo({parameter.source.name, {0, 0}, false, "", 0}, ModelConfig()).layer;
+  return {layer, parameter.gguf_name};
+}
+
+// GGUF metadata of the output: the source's own with the file type moved to the end, as
+// llama_model_quantize leaves it, or made from config and tokenizer.
+absl::StatusOr<GgufMetadata> OutputMetadata(const ModelSource& source, absl::string_view model_name,
+                                            uint32_t file_type) {
+  if (source.gguf_metadata() == nullptr) {
+    ASSIGN_OR_RETURN(const SideFiles side_files, source.side_files());
+    return MetadataForModel(source.config(), side_files, model_name, file_type);
+  }
+  GgufMetadata metadata = *source.gguf_metadata();
+  metadata.Erase("general.quantization_version");
+  metadata.Erase("general.file_type");
+  metadata.SetU32("general.quantization_version", 2);
+  metadata.SetU32("general.file_type", file_type);
+  return metadata;
+}
+
+// Divisors of the rotary frequencies, [head_dim/2], for the llama3 scaling; GGUF stores them as a
+// tensor. Source: transformers modeling_rope_utils._compute_llama3_parameters, 5.23.
+std::vector<float> RopeFrequencyDivisors(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  if (!scaling.frequency_divisors.empty()) return scaling.frequency_divisors;
+  if (scaling.kind != RopeScaling::Kind::kLlama3) return {};
+  const double original = static_cast<double>(scaling.original_max_positions);
+  const double long_wavelength = original / scaling.low_freq_factor;
+  const double short_wavelength = original / scaling.high_freq_factor;
+  std::vector<float> divisors(config.head_dim / 2);
+  for (size_t i = 0; i < divisors.size(); ++i) {
+    const double exponent = 2.0 * i / config.head_dim;
+    const double wavelength = 2 * std::numbers::pi * std::pow(config.rope_theta, exponent);
+    if (wavelength < short_wavelength) {
+      divisors[i] = 1;
+    } else if (wavelength > long_wavelength) {
+      divisors[i] = static_cast<float>(scaling.factor);
+    } else {
+      const double smooth = (original / wavelength - scaling.low_freq_factor) /
+                            (scaling.high_freq_factor - scaling.low_freq_factor);
+      divisors[i] = static_cast<float>(1 / ((1 - smooth) / scaling.factor + smooth));
+    }
+  }
+  return divisors;
+}
+
+}  // namespace
+
+absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* recipe,
+                                      std::optional<DType> dtype) {
+  JobPlan plan;
+  const ModelConfig& config = source.config();
+  if (recipe != nullptr && recipe->InputDType()) dtype = recipe->InputDType();
+  bool any = false;
+  for (const SourceParameter& parameter : source.parameters()) {
+    PlannedParameter planned{.source = parameter,
+                             .kept_dtype = KeptDType(parameter, source, dtype)};
+    if (recipe != nullptr && IsWeightMatrix(parameter)) {
+      const ModuleInfo module = MakeModuleInfo(parameter, config);
+      planned.scheme = recipe->SchemeFor(module, config);
+      if (planned.scheme != nullptr) {
+        any = true;
+        if (absl::Status status = planned.scheme->CheckShape(module.rows, module.cols);
+            !status.ok()) {
+          return Refuse(module, status);
+        }
+      }
+    }
+    plan.parameters.push_back(std::move(planned));
+  }
+  if (recipe != nullptr && !any) {
+    return absl::InvalidArgumentError(
+        "the recipe leaves every matrix as it is: check its targets and skip lists");
+  }
+  ModelConfig output = config;
+  if (dtype) output.dtype = *dtype;
+  if (source.gguf_metadata() != nullptr) {
+    ASSIGN_OR_RETURN(plan.side_files, SideFilesFromGguf(*source.gguf_metadata(), output));
+    output.config_json = plan.side_files["config.json"];
+    plan.side_files.erase("config.json");
+  } else {
+    ASSIGN_OR_RETURN(plan.side_files, source.side_files());
+  }
+  ASSIGN_OR_RETURN(plan.config_json,
+                   WriteHfConfig(output, recipe ? recipe->QuantizationConfig(output) : ""));
+  plan.codec = recipe ? recipe->codec() : nullptr;
+  return plan;
+}
+
+absl::StatusOr<JobPlan> PlanGgufJob(const ModelSource& source, const Recipe& recipe,
+                                    absl::string_view model_name) {
+  JobPlan plan;
+  const ModelConfig& config = source.config();
+  const GgufTypePolicy& policy = *recipe.gguf_policy();
+  for (const SourceParameter& parameter : source.parameters()) {
+    PlannedParameter planned{.source = parameter};
+    const std::optional<std::string> name = GgufNameFor(config, parameter.name);
+    if (!name && IsLeftOutOfGguf(config, parameter.name)) continue;
+    if (!name) {
+      return absl::UnimplementedError(absl::StrCat(
+          "parameter ", parameter.name, " has no place in a GGUF of ", config.architecture));
+    }
+    planned.gguf_name = *name;
+    planned.gguf_type = policy.TypeFor(config, *name, parameter.shape, /*has_importance=*/false);
+    const GgmlTypeInfo* type = FindGgmlType(static_cast<uint32_t>(planned.gguf_type));
+    if (type->block_elements > 1) {
+      ASSIGN_OR_RETURN(planned.scheme, SchemeForGgmlType(planned.gguf_type));
+    } else {
+      planned.kept_dtype = planned.gguf_type == GgmlType::kF16    ? DType::kF16
+                           : planned.gguf_type == GgmlType::kBF16 ? DType::kBF16
+                                                                  : DType::kF32;
+    }
+    plan.parameters.push_back(std::move(planned));
+  }
+  std::stable_sort(plan.parameters.begin(), plan.parameters.end(),
+                   [](const PlannedParameter& a, const PlannedParameter& b) {
+                     return GgufOrder(a) < GgufOrder(b);
+                   });
+  plan.rope_frequency_divisors = RopeFrequencyDivisors(config);
+  ASSIGN_OR_RETURN(plan.metadata, OutputMetadata(source, model_name, policy.file_type()));
+  return plan;
+}
+
+}  // namespace quantd

@@ -1,0 +1,141 @@
+// The tensor-level door: one matrix in, the tensors of one upstream Linear out, and back.
+#include "absl/strings/str_cat.h"
+#include "core/float_types.h"
+#include "quantizers/codecs/gguf/blocks.h"
+#include "quantizers/codecs/gguf/matrix_config.h"
+#include "quantizers/codecs/gguf/model_mapping.h"
+#include "quantizers/pipeline.h"
+#include "quantizers/plain_weight.h"
+#include "quantizers/quantization_error.h"
+
+namespace quantd {
+namespace {
+
+// A matrix on its own counts as an ordinary linear layer in the middle of a decoder.
+constexpr absl::string_view kModule = "model.layers.0.mlp.up_proj";
+constexpr absl::string_view kGgufName = "blk.0.ffn_up.weight";
+
+ModelConfig AnonymousModel(DType dtype) {
+  ModelConfig config;
+  config.architecture = "LlamaForCausalLM";
+  config.model_type = "llama";
+  config.dtype = dtype;
+  config.num_hidden_layers = 1;
+  config.num_attention_heads = 1;
+  config.num_key_value_heads = 1;
+  return config;
+}
+
+// Tensors handed over in a request, as a codec wants to see them.
+class RequestModule final : public ModuleTensors {
+ public:
+  explicit RequestModule(const std::vector<NamedTensor>& tensors) : tensors_(tensors) {}
+  const std::string& module() const override { return module_; }
+  std::vector<std::string> names() const override {
+    std::vector<std::string> names;
+    for (const NamedTensor& named : tensors_) names.push_back(named.name);
+    return names;
+  }
+  bool Has(absl::string_view name) const override { return Find(name) != nullptr; }
+  absl::StatusOr<TensorView> Describe(absl::string_view name) const override {
+    const Tensor* tensor = Find(name);
+    if (tensor == nullptr) return Missing(name);
+    return TensorView{tensor->dtype, tensor->shape, {}};
+  }
+  absl::StatusOr<Tensor> Read(absl::string_view name) const override {
+    const Tensor* tensor = Find(name);
+    if (tensor == nullptr) return Missing(name);
+    return *tensor;
+  }
+
+ private:
+  static absl::Status Missing(absl::string_view name) {
+    return absl::InvalidArgumentError(absl::StrCat("the request has no tensor ", name));
+  }
+  const Tensor* Find(absl::string_view name) const {
+    for (const NamedTensor& named : tensors_) {
+      if (named.name == name) return &named.tensor;
+    }
+    return nullptr;
+  }
+
+  const std::vector<NamedTensor>& tensors_;
+  std::string module_ = std::string(kModule);
+};
+
+absl::StatusOr<Weight> DecodeMatrix(const std::vector<NamedTensor>& tensors,
+                                    const std::string& quantization_config) {
+  const RequestModule module(tensors);
+  ASSIGN_OR_RETURN(const auto gguf, ParseGgufMatrixConfig(quantization_config));
+  if (gguf) {
+    ASSIGN_OR_RETURN(const Tensor blocks, module.Read("blocks"));
+    return DecodeGgufBlocks(gguf->type, gguf->shape, blocks.bytes);
+  }
+  ModelConfig config = AnonymousModel(DType::kF32);
+  config.quantization_config = quantization_config;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Codec> codec, CodecFor(config));
+  if (!codec->IsQuantized(module)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the tensors do not form a weight quantized with ", codec->quant_method()));
+  }
+  ASSIGN_OR_RETURN(QuantizedTensor quantized, codec->Decode(module));
+  RETURN_IF_ERROR(Validate(quantized));
+  return quantized;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<NamedTensor>> QuantizeMatrix(const TensorView& weight,
+                                                        const Recipe& recipe) {
+  if (weight.shape.size() != 2 || !InfoOf(weight.dtype).is_float) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("`weight` must be a float matrix [out, in], found ",
+                     InfoOf(weight.dtype).safetensors_name, " ", ToString(weight.shape)));
+  }
+  const ModelConfig config = AnonymousModel(weight.dtype);
+  ModuleInfo module;
+  module.name = std::string(kModule);
+  module.rows = weight.shape[0];
+  module.cols = weight.shape[1];
+  module.layer = 0;
+  const Scheme* scheme = recipe.SchemeFor(module, config);
+  if (scheme == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("the recipe leaves a linear layer of shape ",
+                                                   ToString(weight.shape), " as it is"));
+  }
+  RETURN_IF_ERROR(scheme->CheckShape(module.rows, module.cols));
+  RETURN_IF_ERROR(CheckFinite("weight", weight));
+  const bool gguf = recipe.gguf_policy() != nullptr;
+  const DType dtype = gguf ? DType::kF32 : recipe.InputDType().value_or(weight.dtype);
+  const Tensor converted =
+      dtype == weight.dtype
+          ? Tensor{weight.dtype, weight.shape, {weight.bytes.begin(), weight.bytes.end()}}
+          : ConvertTensor(weight, dtype);
+  ASSIGN_OR_RETURN(const QuantizedTensor quantized, scheme->Quantize(converted, nullptr));
+  if (!gguf) return recipe.codec()->Encode(quantized);
+  const GgmlType type = recipe.gguf_policy()->TypeFor(config, kGgufName, weight.shape, false);
+  ASSIGN_OR_RETURN(std::vector<std::byte> blocks, EncodeGgufBlocks(type, quantized));
+  const int64_t row_bytes = static_cast<int64_t>(blocks.size()) / module.rows;
+  return std::vector<NamedTensor>{
+      {"blocks", Tensor{DType::kU8, {module.rows, row_bytes}, std::move(blocks)}}};
+}
+
+std::string MatrixQuantizationConfig(const Shape& shape, DType dtype, const Recipe& recipe) {
+  const ModelConfig config = AnonymousModel(dtype);
+  if (recipe.gguf_policy() == nullptr) return recipe.QuantizationConfig(config);
+  return WriteGgufMatrixConfig(
+      {recipe.gguf_policy()->TypeFor(config, kGgufName, shape, false), shape});
+}
+
+absl::StatusOr<Tensor> DequantizeMatrix(const std::vector<NamedTensor>& tensors,
+                                        const std::string& quantization_config,
+                                        std::optional<DType> dtype) {
+  ASSIGN_OR_RETURN(Weight weight, DecodeMatrix(tensors, quantization_config));
+  if (!dtype) {
+    const auto* quantized = std::get_if<QuantizedTensor>(&weight);
+    dtype = quantized ? quantized->dequantized_dtype : std::get<Tensor>(weight).dtype;
+  }
+  return ToPlain(std::move(weight), *dtype);
+}
+
+}  // namespace quantd

@@ -1,0 +1,29 @@
+// Names of parameters: which module they belong to, and what kind of module that is.
+#ifndef QUANTD_QUANTIZERS_PARAMETER_NAMES_H_
+#define QUANTD_QUANTIZERS_PARAMETER_NAMES_H_
+
+#include <string>
+
+#include "formats/model_config.h"
+#include "quantizers/method.h"
+#include "quantizers/model_source.h"
+
+namespace quantd {
+
+struct ParameterName {
+  std::string module;  // "model.layers.0.self_attn.q_proj"; empty for a bare name
+  std::string local;   // "weight", "weight.absmax", "bias", "SCB"
+};
+
+// Splits at the first component that starts with "weight", "_weight" or "qweight", else at the last
+// dot.
+ParameterName SplitParameterName(absl::string_view name);
+
+// Whether `parameter` is a matrix that a recipe may quantize: two dimensions, named `weight`.
+bool IsWeightMatrix(const SourceParameter& parameter);
+
+ModuleInfo MakeModuleInfo(const SourceParameter& parameter, const ModelConfig& config);
+
+}  // namespace quantd
+
+#endif  // QUANTD_QUANTIZERS_PARAMETER_NAMES_H_

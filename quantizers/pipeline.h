@@ -1,0 +1,96 @@
+// Quantize and dequantize whole checkpoints: reader -> policy -> scheme -> codec -> writer, one tensor
+// at a time, into an output that appears whole or not at all.
+#ifndef QUANTD_QUANTIZERS_PIPELINE_H_
+#define QUANTD_QUANTIZERS_PIPELINE_H_
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "formats/model_root.h"
+#include "quantizers/method.h"
+#include "quantizers/model_source.h"
+
+namespace quantd {
+
+struct QuantizeProgress {
+  int64_t tensors_done = 0;
+  int64_t tensors_total = 0;
+  uint64_t bytes_done = 0;   // of the source
+  uint64_t bytes_total = 0;
+  std::string tensor;        // the one just finished
+  double relative_error = -1;  // its |W - Q(W)| / |W| (Frobenius); -1 when it was kept as it is
+};
+
+struct LayerReport {
+  std::string name;
+  std::string scheme;        // Scheme::Describe(), or "kept (BF16)"
+  int64_t rows = 0, cols = 0;
+  double bits_per_weight = 0;
+  double relative_error = 0;
+};
+
+struct QuantizeReport {
+  std::string output_name;
+  uint64_t source_bytes = 0;
+  uint64_t output_bytes = 0;
+  double bits_per_weight = 0;       // of the whole output
+  double seconds = 0;
+  uint64_t peak_memory_bytes = 0;   // of the process during the job (VmHWM)
+  double mean_relative_error = 0;   // over quantized matrices, weighted by elements
+  std::vector<LayerReport> layers;
+  std::vector<std::string> warnings;  // "source is already quantized (Q4_1)", ...
+};
+
+// Cancelled: stop within a second, leave nothing. Drain: stop after the tensor in hand and keep the
+// partial output for a resume.
+struct JobControl {
+  std::atomic<bool> cancel{false};
+  std::atomic<bool> drain{false};
+  std::function<void(const QuantizeProgress&)> on_progress;  // called from the worker, cheap
+};
+
+struct OutputOptions {
+  std::string name;           // CheckModelName; ".gguf" is appended for GGUF recipes when missing
+  bool overwrite = false;
+  uint64_t max_shard_bytes = uint64_t{5} << 30;
+  bool resume = false;        // continue a partial output of the same job
+  bool zero_nonfinite = false;  // NaN and infinite weights become 0 instead of INVALID_ARGUMENT
+};
+
+// CANCELLED, or ABORTED with "drained" when stopped by control. Everything that can be refused is
+// refused before the output exists.
+absl::StatusOr<QuantizeReport> QuantizeCheckpoint(std::shared_ptr<const ModelRoot> root,
+                                                  absl::string_view model, const Recipe& recipe,
+                                                  const OutputOptions& output, JobControl& control);
+
+// A plain checkpoint of `dtype` that anything loads; a Hugging Face folder also from a GGUF.
+absl::StatusOr<QuantizeReport> DequantizeCheckpoint(std::shared_ptr<const ModelRoot> root,
+                                                    absl::string_view model, DType dtype,
+                                                    const OutputOptions& output,
+                                                    JobControl& control);
+
+// One matrix, the on-the-fly door: tensors spelled as upstream spells one Linear.
+absl::StatusOr<std::vector<NamedTensor>> QuantizeMatrix(const TensorView& weight,
+                                                        const Recipe& recipe);
+// JSON text of the quantization_config under which DequantizeMatrix reads what QuantizeMatrix makes of
+// a `weight` of this shape and dtype.
+std::string MatrixQuantizationConfig(const Shape& shape, DType dtype, const Recipe& recipe);
+// The reverse; `tensors` as QuantizeMatrix gives them, `quantization_config` names the codec. Without
+// `dtype`: the one that upstream's dequantization returns.
+absl::StatusOr<Tensor> DequantizeMatrix(const std::vector<NamedTensor>& tensors,
+                                        const std::string& quantization_config,
+                                        std::optional<DType> dtype);
+
+// The middle of QuantizeCheckpoint for loading with on-the-fly quantization: the source with its
+// matrices replaced by what `recipe` makes of them when they are read.
+std::unique_ptr<ModelSource> QuantizeOnTheFly(std::unique_ptr<ModelSource> source,
+                                              std::shared_ptr<const Recipe> recipe);
+
+}  // namespace quantd
+
+#endif  // QUANTD_QUANTIZERS_PIPELINE_H_

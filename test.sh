@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# test.sh                 installs what is missing, builds, runs every test (also those against the upstream libraries).
+# test.sh --quick         the tests that need neither PyPI nor Docker.
+# test.sh --preset asan   the same under another preset: asan, tsan, debug.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+quick=0
+preset=release
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --quick) quick=1 ;;
+    --preset) preset=$2; shift ;;
+    *) echo "test.sh: unknown argument $1 (known: --quick, --preset NAME)" >&2; exit 2 ;;
+  esac
+  shift
+done
+
+scripts/install_dependencies.sh
+interop=""
+if [ $quick = 0 ] && [ "$preset" = release ]; then
+  scripts/interop_environment.sh .cache/interop
+  python3 scripts/fetch_models.py .cache/models
+  interop="$PWD/.cache/interop/bin/python"
+fi
+
+# QUANTD_REQUIRE_OPENCL: a test run without an OpenCL device must not pass by skipping.
+export QUANTD_REQUIRE_OPENCL=1
+cmake --preset "$preset" -DQUANTD_BUILD_TESTS=ON -DQUANTD_INTEROP_PYTHON="$interop" >/dev/null
+cmake --build --preset "$preset"
+if [ $quick = 1 ]; then
+  ctest --test-dir "build/$preset" --output-on-failure -LE slow
+else
+  ctest --test-dir "build/$preset" --output-on-failure
+fi

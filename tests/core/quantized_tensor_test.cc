@@ -1,0 +1,61 @@
+#include "core/quantized_tensor.h"
+
+#include <gtest/gtest.h>
+
+namespace quantd {
+namespace {
+
+QuantizedTensor TwoByFour() {
+  QuantizedTensor t;
+  t.rows = 2;
+  t.cols = 4;
+  t.grid = UniformGrid(4, /*is_signed=*/true);
+  t.codes = {0, 8, 15, 9, 8, 8, 7, 0};
+  t.block = {1, 2, false};
+  t.scale = {1.0f, 2.0f, 0.5f, 4.0f};
+  return t;
+}
+
+TEST(QuantizedTensor, DequantizesByTheFormula) {
+  QuantizedTensor t = TwoByFour();
+  EXPECT_EQ(Dequantize(t), (std::vector<float>{-8, 0, 14, 2, 0, 0, -4, -32}));
+  t.offset = {1, 0, 0, 0};
+  t.zero_point = {0, 1, 0, 0};
+  EXPECT_EQ(Dequantize(t), (std::vector<float>{-7, 1, 12, 0, 0, 0, -4, -32}));
+}
+
+TEST(QuantizedTensor, FlatBlocksCrossRows) {
+  QuantizedTensor t = TwoByFour();
+  t.block = {1, 3, true};
+  t.scale = {1, 10, 100};
+  EXPECT_EQ(Dequantize(t), (std::vector<float>{-8, 0, 7, 10, 0, 0, -100, -800}));
+}
+
+TEST(QuantizedTensor, UndoesThePermutationAndAddsOutliers) {
+  QuantizedTensor t = TwoByFour();
+  t.input.permutation = {3, 2, 1, 0};
+  t.outliers = {{0, 1, 1}, {2}, {0.5f}};
+  EXPECT_EQ(Dequantize(t), (std::vector<float>{2, 14, 0.5, -8, -32, -4, 0, 0}));
+}
+
+TEST(QuantizedTensor, ValidateNamesWhatIsWrong) {
+  QuantizedTensor t = TwoByFour();
+  EXPECT_TRUE(Validate(t).ok());
+  t.scale.pop_back();
+  EXPECT_EQ(Validate(t).code(), absl::StatusCode::kInvalidArgument);
+  t = TwoByFour();
+  t.codes[3] = 16;
+  EXPECT_FALSE(Validate(t).ok());
+  t = TwoByFour();
+  t.input.permutation = {0, 1, 2, 2};
+  EXPECT_FALSE(Validate(t).ok());
+}
+
+TEST(QuantizedTensor, ReordersRowsWithTheirScales) {
+  const auto reordered = ReorderRows(TwoByFour(), {1, 0});
+  ASSERT_TRUE(reordered.ok());
+  EXPECT_EQ(Dequantize(*reordered), (std::vector<float>{0, 0, -4, -32, -8, 0, 14, 2}));
+}
+
+}  // namespace
+}  // namespace quantd

@@ -1,0 +1,25 @@
+// Any bytes as a GGUF header; every tensor that is accepted lies inside the file.
+#include <cstdint>
+
+#include "formats/gguf/gguf.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  // The first byte says how much of the file is at hand.
+  if (size == 0) return 0;
+  const std::span file(reinterpret_cast<const std::byte*>(data) + 1, size - 1);
+  const auto part = file.first(data[0] == 0 ? file.size() : file.size() * data[0] / 256);
+  const auto header = quantd::ParseGgufHeader(part, file.size());
+  if (!header.ok()) {
+    if (absl::IsInternal(header.status()) || absl::IsUnknown(header.status())) __builtin_trap();
+    return 0;
+  }
+  for (const quantd::GgufTensorInfo& info : header->tensors) {
+    if (header->data_offset + info.offset + info.bytes > file.size()) __builtin_trap();
+  }
+  for (const auto& [key, value] : header->metadata.entries()) {
+    (void)header->metadata.Integer(key);
+    (void)header->metadata.Number(key);
+    (void)header->metadata.Array(key, quantd::GgufValueType::kString);
+  }
+  return 0;
+}

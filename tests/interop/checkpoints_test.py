@@ -1,0 +1,121 @@
+"""Checkpoints that we write load in the real upstream libraries and compute what we compute.
+
+Tolerances: exact compute must agree to 1e-3 (the numerics contract; measured 1e-6 to 1e-4, the order of float32 sums).
+Fast compute rounds activations; 5e-2 is far below what a wrong scale, order or sign would give (above 0.5).
+"""
+import os
+
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from conftest import DECODER, ENCODER, EXAMPLES, relative_error
+
+TEXT = "The miller knew the sound of the river, and when the note was low there was water enough to grind all day."
+SENTENCES = ["A cat sleeps on the warm windowsill.", "Quarterly revenue rose by four percent."]
+
+HF_RECIPES = {
+    "w4a16": ["--quantization-config", EXAMPLES / "smollm2-w4a16.json"],
+    "ct-int8-channel": ["--method", "compressed-tensors", "--bits", "8", "--set", "strategy=channel"],
+    "ct-fp8": ["--method", "compressed-tensors", "--set", "scheme=FP8_DYNAMIC"],
+    "nf4": ["--method", "bitsandbytes", "--bits", "4", "--set", "bnb_4bit_quant_type=nf4"],
+    "nf4-dq": ["--method", "bitsandbytes", "--bits", "4", "--set", "bnb_4bit_quant_type=nf4",
+               "--set", "bnb_4bit_use_double_quant=true"],
+    "fp4": ["--method", "bitsandbytes", "--bits", "4", "--set", "bnb_4bit_quant_type=fp4"],
+    "int8": ["--method", "bitsandbytes", "--bits", "8"],
+    "fp8-block": ["--method", "fp8", "--set", "weight_block_size=64,64"],
+}
+GGUF_TYPES = ["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K"]
+
+
+def tokens_of(server, model):
+    ids = server.ctl("tokenize", model, TEXT)["ids"]
+    return np.array([ids], dtype=np.int64)
+
+
+def our_logits(server, model, ids, compute):
+    server.ctl("load", model, "--compute", compute)
+    logits = server.infer(model, ids, "logits")
+    server.ctl("unload", model)
+    return logits
+
+
+def plain_weights(model):
+    """The upstream model with every quantized Linear dequantized by the upstream library, in float32.
+
+    Upstream's own CPU forward rounds activations or computes in bf16; weight-only float32 is what both sides can be held to.
+    """
+    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+        model = model.dequantize()
+    return model.float().eval()
+
+
+def upstream(folder, cls, **options):
+    return plain_weights(cls.from_pretrained(folder, device_map={"": "cpu"}, **options))
+
+
+def loading_options(name):
+    if name.startswith(("w4a16", "ct-")):
+        return {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)} if name == "ct-fp8" else {}
+    return {}
+
+
+@pytest.mark.parametrize("name", HF_RECIPES)
+def test_decoder_checkpoint_loads_upstream(server, name):
+    output = f"smollm2-{name}"
+    server.ctl("quantize", DECODER, *HF_RECIPES[name], "--output-name", output)
+    ids = tokens_of(server, output)
+    model = upstream(server.root / output, transformers.AutoModelForCausalLM, **loading_options(name))
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(ids)).logits.numpy()
+    assert relative_error(our_logits(server, output, ids, "exact"), theirs) < 1e-3
+    assert relative_error(our_logits(server, output, ids, "fast"), theirs) < 5e-2
+
+
+@pytest.mark.parametrize("gguf_type", GGUF_TYPES)
+def test_gguf_loads_upstream(server, gguf_type):
+    output = f"smollm2-{gguf_type.lower()}.gguf"
+    server.ctl("quantize", DECODER, "--method", "gguf", "--set", f"type={gguf_type}", "--output-name", output)
+    ids = tokens_of(server, output)
+    model = transformers.AutoModelForCausalLM.from_pretrained(server.root, gguf_file=output, dtype=torch.float32).eval()
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(ids)).logits.numpy()
+    assert relative_error(our_logits(server, output, ids, "exact"), theirs) < 1e-3
+    assert relative_error(our_logits(server, output, ids, "fast"), theirs) < 5e-2
+
+
+def test_tokenizer_made_from_gguf_equals_upstream(server):
+    """tokenizer.json written for a GGUF model gives the tokens that our own reading of the GGUF gives."""
+    output = "smollm2-nf4"
+    if not (server.root / output).exists():
+        server.ctl("quantize", DECODER, *HF_RECIPES["nf4"], "--output-name", output)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(server.root / output)
+    for text in [TEXT, "naïve café 12345 \t\n\n  日本語 😀👩‍👩‍👧 <|im_start|>user\nhi<|im_end|>"]:
+        assert server.ctl("tokenize", DECODER, text)["ids"] == tokenizer(text)["input_ids"]
+
+
+def mean_pooled(model, ids, mask):
+    with torch.no_grad():
+        hidden = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state
+    weights = torch.from_numpy(mask)[..., None].float()
+    pooled = (hidden * weights).sum(1) / weights.sum(1)
+    return torch.nn.functional.normalize(pooled, dim=-1).numpy()
+
+
+@pytest.mark.parametrize("name", [None, "ct-int8-channel", "nf4", "int8"])
+def test_encoder_checkpoint_loads_upstream(server, name):
+    output = ENCODER if name is None else f"minilm-{name}"
+    if name is not None:
+        server.ctl("quantize", ENCODER, *HF_RECIPES[name], "--output-name", output)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(server.root / ENCODER)
+    batch = tokenizer(SENTENCES, padding=True, return_tensors="np")
+    ids, mask = batch["input_ids"].astype(np.int64), batch["attention_mask"].astype(np.int64)
+    theirs = mean_pooled(upstream(server.root / output, transformers.AutoModel), ids, mask)
+    for compute, tolerance in (("exact", 1e-3), ("fast", 5e-2)):
+        server.ctl("load", output, "--compute", compute)
+        assert relative_error(server.infer(output, ids, "sentence_embedding", mask), theirs) < tolerance
+        server.ctl("unload", output)

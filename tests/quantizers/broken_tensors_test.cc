@@ -1,0 +1,153 @@
+// Stored tensors that are wrong in one way each: refused by name, never read past.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "absl/strings/str_cat.h"
+#include "tests/quantizers/golden.h"
+
+namespace quantd {
+namespace {
+
+using testing::HasSubstr;
+
+struct Broken {
+  const char* what;
+  std::function<void(TensorMap&)> spoil;
+  std::string message;
+};
+
+std::function<void(TensorMap&)> Remove(const std::string& name) {
+  return [name](TensorMap& tensors) { tensors.erase(name); };
+}
+std::function<void(TensorMap&)> Replace(const std::string& name, DType dtype, Shape shape) {
+  return [=](TensorMap& tensors) { tensors[name] = MakeTensor(dtype, shape); };
+}
+// Overwrites the first bytes.
+std::function<void(TensorMap&)> Write(const std::string& name, std::vector<uint8_t> bytes) {
+  return [=](TensorMap& tensors) {
+    for (size_t i = 0; i < bytes.size(); ++i) tensors[name].bytes[i] = std::byte{bytes[i]};
+  };
+}
+std::function<void(TensorMap&)> Text(const std::string& name, const std::string& text) {
+  return [=](TensorMap& tensors) {
+    tensors[name] = TensorOf<char>(DType::kU8, {static_cast<int64_t>(text.size())},
+                                   std::span<const char>(text.data(), text.size()));
+  };
+}
+
+void CheckRefused(const std::string& method, const std::map<std::string, std::string>& options,
+                  const std::vector<Broken>& cases) {
+  const auto recipe = *MakeRecipe(method, options);
+  Tensor weight = MakeTensor(DType::kF32, {8, 64});
+  for (size_t i = 3; i < weight.bytes.size(); i += 4) weight.bytes[i] = std::byte{0x3f};
+  const TensorMap good = QuantizeAndEncode(*recipe, weight);
+  const auto codec =
+      *CodecFor(ConfigWith(recipe->QuantizationConfig(ConfigWith("", DType::kF32)), DType::kF32));
+  ASSERT_TRUE(codec->Decode(MemoryModule(good)).ok());
+  for (const Broken& broken : cases) {
+    SCOPED_TRACE(absl::StrCat(method, ": ", broken.what));
+    TensorMap tensors = good;
+    broken.spoil(tensors);
+    const MemoryModule module(tensors);
+    EXPECT_TRUE(codec->IsQuantized(module));
+    const absl::Status status = codec->Decode(module).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("model.layers.0.mlp.up_proj."));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(broken.message));
+  }
+}
+
+const std::vector<uint8_t> kNan = {0, 0, 0xc0, 0x7f};
+
+TEST(BrokenTensors, BitsAndBytesFourBit) {
+  const std::string state = "weight.quant_state.bitsandbytes__fp4";
+  const auto json = [](const std::string& shape, const std::string& rest) {
+    return absl::StrCat("{\"quant_type\": \"fp4\", \"dtype\": \"float32\", \"shape\": ", shape,
+                        rest, "}");
+  };
+  CheckRefused(
+      "bitsandbytes", {{"bnb_4bit_use_double_quant", "true"}},
+      {{"no state", Remove(state), "missing"},
+       {"no absmax", Remove("weight.absmax"), "missing"},
+       {"no map", Remove("weight.nested_quant_map"), "missing"},
+       {"packed too short", Replace("weight", DType::kU8, {255, 1}), "expected U8"},
+       {"absmax too long", Replace("weight.absmax", DType::kU8, {9}), "expected U8 [8]"},
+       {"absmax of floats", Replace("weight.absmax", DType::kF32, {8}), "expected U8 [8]"},
+       {"another table", Write("weight.quant_map", {0, 0, 0, 0x3f}), "not the table"},
+       {"NaN", Write("weight.nested_absmax", kNan), "element 0 is not a finite number"},
+       {"not JSON", Text(state, "{"), "quant_state"},
+       {"unknown key", Text(state, json("[8, 64]", ", \"blocksize\": 64, \"x\": 1")), "x"},
+       {"block of 48", Text(state, json("[8, 64]", ", \"blocksize\": 48")), "power of two"},
+       {"block of 0", Text(state, json("[8, 64]", ", \"blocksize\": 0")), "blocksize"},
+       {"huge shape", Text(state, json("[2147483647, 2147483647]", ", \"blocksize\": 64")), "2^40"},
+       {"negative shape", Text(state, json("[-8, -64]", ", \"blocksize\": 64")), "shape"},
+       {"other shape", Text(state, json("[8, 65]", ", \"blocksize\": 64")), "weight"}});
+}
+
+TEST(BrokenTensors, BitsAndBytesInt8) {
+  CheckRefused("bitsandbytes", {{"bits", "8"}},
+               {{"no SCB", Remove("SCB"), "missing"},
+                {"NaN", Write("SCB", kNan), "not a finite number"},
+                {"too few", Replace("SCB", DType::kF32, {7}), "expected F32 [8]"},
+                {"rank 1", Replace("weight", DType::kI8, {512}), "a matrix"},
+                {"turing order", Write("weight_format", {2}), "expected 0 (row)"}});
+}
+
+TEST(BrokenTensors, CompressedTensorsPacked) {
+  CheckRefused(
+      "compressed-tensors", {{"group_size", "32"}, {"symmetric", "false"}},
+      {{"no shape", Remove("weight_shape"), "missing"},
+       {"shape of zero", Replace("weight_shape", DType::kI64, {2}), "a matrix"},
+       {"other shape", Write("weight_shape", {9}), "expected"},
+       {"no scales", Remove("weight_scale"), "missing"},
+       {"NaN scale", Write("weight_scale", kNan), "not a finite number"},
+       {"too few scales", Replace("weight_scale", DType::kF32, {8, 1}), "[8, 2]"},
+       {"too narrow", Replace("weight_packed", DType::kI32, {8, 7}), "[8, 8]"},
+       {"zero points missing", Remove("weight_zero_point"), "missing"},
+       {"zero points too few", Replace("weight_zero_point", DType::kI32, {1, 1}), "[1, 2]"},
+       {"both weights", Replace("weight", DType::kF32, {8, 64}), "one of them"},
+       {"g_idx short", Replace("weight_g_idx", DType::kI32, {63}), "[64]"},
+       {"g_idx of one group", Replace("weight_g_idx", DType::kI32, {64}), "32 columns"}});
+}
+
+TEST(BrokenTensors, CompressedTensorsFloats) {
+  CheckRefused("compressed-tensors", {{"scheme", "NVFP4A16"}},
+               {{"no global scale", Remove("weight_global_scale"), "missing"},
+                {"zero", Write("weight_global_scale", {0, 0, 0, 0}), "is zero"},
+                {"NaN scale", Write("weight_scale", {0x7f}), "not a finite number"}});
+  CheckRefused("compressed-tensors", {{"scheme", "MXFP4A16"}},
+               {{"NaN exponent", Write("weight_scale", {255}), "255"}});
+  CheckRefused("compressed-tensors", {{"scheme", "FP8_DYNAMIC"}},
+               {{"NaN weight", Write("weight", {0x7f}), "element 0 is NaN"},
+                {"int weight", Replace("weight", DType::kI8, {8, 64}), "expected F8_E4M3"}});
+}
+
+TEST(BrokenTensors, Fp8) {
+  CheckRefused("fp8", {{"weight_block_size", "8,32"}},
+               {{"no scale", Remove("weight_scale_inv"), "missing"},
+                {"NaN weight", Write("weight", {0, 0xff}), "element 1 is NaN"},
+                {"NaN scale", Write("weight_scale_inv", kNan), "not a finite number"},
+                {"transposed", Replace("weight_scale_inv", DType::kF32, {2, 1}), "[1, 2]"}});
+}
+
+// Columns in the order of their groups after reading, and in the file's order after writing.
+TEST(ColumnGroups, AreUndoneByWriting) {
+  const auto recipe = *MakeRecipe("compressed-tensors", {{"group_size", "2"}});
+  Tensor weight = MakeTensor(DType::kF32, {1, 4});
+  const float values[4] = {1, 2, 3, 7};
+  std::memcpy(weight.bytes.data(), values, sizeof(values));
+  TensorMap tensors = QuantizeAndEncode(*recipe, weight);
+  const int32_t groups[4] = {1, 0, 1, 0};
+  tensors["weight_g_idx"] = TensorOf<int32_t>(DType::kI32, {4}, groups);
+  const auto codec =
+      *CodecFor(ConfigWith(recipe->QuantizationConfig(ConfigWith("", DType::kF32)), DType::kF32));
+  const auto decoded = codec->Decode(MemoryModule(tensors));
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_THAT(decoded->input.permutation, testing::ElementsAre(1, 3, 0, 2));
+  EXPECT_EQ(Difference(MemoryModule::ToMap(*codec->Encode(*decoded)), tensors), "");
+}
+
+}  // namespace
+}  // namespace quantd

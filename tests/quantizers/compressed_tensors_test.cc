@@ -1,0 +1,86 @@
+#include "quantizers/codecs/compressed_tensors.h"
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/match.h"
+#include "tests/quantizers/golden.h"
+
+namespace quantd {
+namespace {
+
+nlohmann::json ConfigOf(const nlohmann::json& scheme, const std::string& version) {
+  return {{"quant_method", "compressed-tensors"},
+          {"version", version},
+          {"config_groups", {{"group_0", scheme}}}};
+}
+
+struct Golden {
+  std::string name;
+  nlohmann::json config;
+  bool is_static = false;  // activations have scales, which only calibration gives
+  bool is_old = false;     // written by compressed-tensors 0.12
+  Tensor weight;
+  TensorMap quantized;
+  Tensor dequantized;
+};
+
+Golden Load(const std::string& variant) {
+  const std::string folder = GoldenRoot() + "/compressed-tensors/" + variant;
+  const nlohmann::json meta = ReadJson(folder + "/meta.json");
+  Golden golden;
+  golden.is_old = absl::StrContains(variant, "oldpack");
+  nlohmann::json scheme = meta["scheme"];
+  if (golden.is_old) scheme = {{"weights", scheme}, {"targets", {"Linear"}}};
+  golden.is_static = absl::StrContains(variant, "static");
+  golden.config = ConfigOf(scheme, meta["package"]["compressed-tensors"]);
+  golden.weight = ReadSafetensors(folder + "/input.safetensors")["weight"];
+  golden.quantized = ReadSafetensors(folder + "/quantized.safetensors");
+  golden.quantized.erase("bias");
+  golden.dequantized = ReadSafetensors(folder + "/expected.safetensors")["weight_dequantized"];
+  return golden;
+}
+
+std::vector<std::string> Variants() {
+  std::vector<std::string> names;
+  for (const std::string& name : GoldenVariants("compressed-tensors", "linear-")) {
+    if (!absl::StrContains(name, "sparse") && !absl::StrContains(name, "marlin")) {
+      names.push_back(name);
+    }
+  }
+  return names;
+}
+
+class CompressedTensorsGolden : public testing::TestWithParam<std::string> {};
+
+TEST_P(CompressedTensorsGolden, QuantizesToUpstreamsBytes) {
+  Golden golden = Load(GetParam());
+  if (golden.is_old) GTEST_SKIP() << "scales of zero groups changed since 0.12";
+  if (golden.is_static) {
+    EXPECT_EQ(RecipeFromConfig(golden.config.dump()).status().code(),
+              absl::StatusCode::kUnimplemented);
+    golden.config["config_groups"]["group_0"]["input_activations"]["dynamic"] = true;
+    golden.quantized.erase("input_scale");
+  }
+  const auto recipe = RecipeFromConfig(golden.config.dump());
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(Difference(QuantizeAndEncode(**recipe, golden.weight), golden.quantized), "");
+}
+
+TEST_P(CompressedTensorsGolden, DecodesAndEncodesToTheSameBytes) {
+  const Golden golden = Load(GetParam());
+  const auto codec = CodecFor(ConfigWith(golden.config.dump(), golden.weight.dtype));
+  ASSERT_TRUE(codec.ok()) << codec.status();
+  const MemoryModule module(golden.quantized);
+  ASSERT_TRUE((*codec)->IsQuantized(module));
+  EXPECT_EQ((*codec)->WeightTensors(module).size(), module.names().size());
+  const auto decoded = (*codec)->Decode(module);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  ASSERT_TRUE(Validate(*decoded).ok()) << Validate(*decoded);
+  EXPECT_EQ(Difference(MemoryModule::ToMap(*(*codec)->Encode(*decoded)), golden.quantized), "");
+  EXPECT_EQ(DequantizedDifference(*decoded, golden.dequantized), "");
+}
+
+INSTANTIATE_TEST_SUITE_P(Upstream, CompressedTensorsGolden, testing::ValuesIn(Variants()));
+
+}  // namespace
+}  // namespace quantd

@@ -1,0 +1,79 @@
+// Whole checkpoints as upstream saved them. They are too large to live in the repository: the test
+// runs when QUANTD_GOLDEN names a collection that has them, and passes over them otherwise.
+#include <gtest/gtest.h>
+
+#include "absl/strings/match.h"
+#include "quantizers/parameter_names.h"
+#include "tests/quantizers/golden.h"
+
+namespace quantd {
+namespace {
+
+// Tensors of a checkpoint by module.
+std::map<std::string, TensorMap> ByModule(const TensorMap& checkpoint) {
+  std::map<std::string, TensorMap> modules;
+  for (const auto& [name, tensor] : checkpoint) {
+    const ParameterName split = SplitParameterName(name);
+    modules[split.module][split.local] = tensor;
+  }
+  return modules;
+}
+
+ModuleInfo InfoFor(const std::string& name, const Tensor& weight) {
+  ModuleInfo info;
+  info.name = name;
+  info.rows = weight.shape[0];
+  info.cols = weight.shape[1];
+  info.is_linear = !absl::EndsWith(name, "embed_tokens");
+  info.is_output_embedding = name == "lm_head";
+  return info;
+}
+
+// Every quantized module decodes and encodes to the same bytes, and quantizing the source model
+// with the checkpoint's own quantization_config gives them too, and leaves alone what upstream
+// does.
+void CheckModel(const std::string& folder, const TensorMap& source) {
+  const nlohmann::json config_json = ReadJson(folder + "/config.json");
+  const std::string text = config_json["quantization_config"].dump();
+  const DType dtype = *DTypeFromTorch(config_json["dtype"].get<std::string>());
+  const ModelConfig config = ConfigWith(text, dtype);
+  const auto codec = CodecFor(config);
+  ASSERT_TRUE(codec.ok()) << codec.status();
+  const auto recipe = RecipeFromConfig(text);
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  int quantized = 0;
+  for (const auto& [name, tensors] : ByModule(ReadSafetensors(folder + "/model.safetensors"))) {
+    SCOPED_TRACE(name);
+    const MemoryModule module(tensors, name);
+    const Tensor& weight = source.at(name + ".weight");
+    if (weight.shape.size() != 2) continue;
+    const Scheme* scheme = (*recipe)->SchemeFor(InfoFor(name, weight), config);
+    ASSERT_EQ((*codec)->IsQuantized(module), scheme != nullptr);
+    if (scheme == nullptr) continue;
+    ++quantized;
+    const auto decoded = (*codec)->Decode(module);
+    ASSERT_TRUE(decoded.ok()) << decoded.status();
+    ASSERT_TRUE(Validate(*decoded).ok());
+    EXPECT_EQ(Difference(MemoryModule::ToMap(*(*codec)->Encode(*decoded)), tensors), "");
+    EXPECT_EQ(Difference(QuantizeAndEncode(**recipe, weight, name), tensors), "");
+  }
+  EXPECT_GT(quantized, 0);
+  const auto written = nlohmann::json::parse((*recipe)->QuantizationConfig(config));
+  EXPECT_EQ(written, config_json["quantization_config"]);
+}
+
+TEST(GoldenModels, EveryMatrixIsUpstreams) {
+  int models = 0;
+  for (const std::string method : {"bitsandbytes", "compressed-tensors", "finegrained_fp8"}) {
+    for (const std::string& variant : GoldenVariants(method, "model-")) {
+      SCOPED_TRACE(method + "/" + variant);
+      ++models;
+      CheckModel(GoldenRoot() + "/" + method + "/" + variant,
+                 ReadSafetensors(GoldenRoot() + "/tiny-llama/model.safetensors"));
+    }
+  }
+  if (models == 0) GTEST_SKIP() << "QUANTD_GOLDEN names no collection with whole models";
+}
+
+}  // namespace
+}  // namespace quantd

@@ -1,0 +1,241 @@
+// Whole checkpoints through the pipeline, on the tiny Llama of the golden data.
+#include "quantizers/pipeline.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <limits>
+
+#include "core/float_types.h"
+#include "formats/huggingface/checkpoint_folder.h"
+
+namespace quantd {
+namespace {
+
+namespace fs = std::filesystem;
+
+using Files = std::map<std::string, std::string>;
+
+const std::map<std::string, std::string> kNf4 = {{"load_in_4bit", "true"},
+                                                 {"bnb_4bit_quant_type", "nf4"}};
+
+class Pipeline : public testing::Test {
+ protected:
+  void SetUp() override {
+    path_ =
+        fs::path(testing::TempDir()) /
+        (std::string("pipeline-") + testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::remove_all(path_);
+    fs::create_directories(path_ / "tiny");
+    const fs::path golden = fs::path(QUANTD_TEST_DATA) / "golden" / "tiny-llama";
+    for (const char* name : {"config.json", "generation_config.json", "model.safetensors"}) {
+      if (fs::exists(golden / name)) fs::copy_file(golden / name, path_ / "tiny" / name);
+    }
+    auto root = ModelRoot::Open(path_.string());
+    ASSERT_TRUE(root.ok()) << root.status();
+    root_ = *root;
+  }
+  void TearDown() override { fs::remove_all(path_); }
+
+  absl::StatusOr<QuantizeReport> Quantize(const std::string& method,
+                                          const std::map<std::string, std::string>& options,
+                                          OutputOptions output) {
+    auto recipe = MakeRecipe(method, options);
+    if (!recipe.ok()) return recipe.status();
+    return QuantizeCheckpoint(root_, "tiny", **recipe, output, control_);
+  }
+
+  // Every file under a folder (or the one file), by relative name.
+  Files Read(const std::string& name) const {
+    Files files;
+    const auto add = [&files](const fs::path& file, const std::string& key) {
+      std::ifstream stream(file, std::ios::binary);
+      files[key] = std::string(std::istreambuf_iterator<char>(stream), {});
+    };
+    if (fs::is_regular_file(path_ / name)) {
+      add(path_ / name, name);
+      return files;
+    }
+    for (const auto& entry : fs::recursive_directory_iterator(path_ / name)) {
+      if (entry.is_regular_file()) {
+        add(entry.path(), fs::relative(entry.path(), path_ / name).string());
+      }
+    }
+    return files;
+  }
+
+  std::vector<std::string> RootEntries() const {
+    std::vector<std::string> names;
+    for (const auto& entry : fs::directory_iterator(path_))
+      names.push_back(entry.path().filename());
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  // Stops the job after `tensors` parameters.
+  void DrainAfter(int64_t tensors) {
+    control_.on_progress = [this, tensors](const QuantizeProgress& progress) {
+      if (progress.tensors_done == tensors) control_.drain = true;
+    };
+  }
+  void Continue() {
+    control_.drain = false;
+    control_.on_progress = nullptr;
+  }
+
+  fs::path path_;
+  std::shared_ptr<const ModelRoot> root_;
+  JobControl control_;
+};
+
+TEST_F(Pipeline, WritesACheckpointThatOpensAgain) {
+  const auto report = Quantize("bitsandbytes", kNf4, {.name = "out"});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_GT(report->mean_relative_error, 0.01);
+  EXPECT_LT(report->mean_relative_error, 0.2);
+  EXPECT_EQ(RootEntries(), (std::vector<std::string>{"out", "tiny"}));
+  const auto source = OpenModelSource(root_, "out");
+  ASSERT_TRUE(source.ok()) << source.status();
+  EXPECT_EQ((*source)->quantization(), "bitsandbytes");
+  const auto weight = (*source)->Read("model.layers.1.mlp.down_proj.weight");
+  ASSERT_TRUE(weight.ok()) << weight.status();
+  EXPECT_TRUE(std::holds_alternative<QuantizedTensor>(*weight));
+  EXPECT_TRUE(std::holds_alternative<Tensor>(*(*source)->Read("lm_head.weight")));
+}
+
+TEST_F(Pipeline, OnTheFlyGivesWhatTheCheckpointHolds) {
+  ASSERT_TRUE(Quantize("bitsandbytes", kNf4, {.name = "out"}).ok());
+  auto recipe = MakeRecipe("bitsandbytes", kNf4);
+  ASSERT_TRUE(recipe.ok());
+  const auto stored = OpenModelSource(root_, "out");
+  const auto quantizing = QuantizeOnTheFly(*OpenModelSource(root_, "tiny"), *std::move(recipe));
+  const std::string name = "model.layers.0.self_attn.k_proj.weight";
+  const auto a = (*stored)->Read(name);
+  const auto b = quantizing->Read(name);
+  ASSERT_TRUE(a.ok() && b.ok()) << a.status() << b.status();
+  EXPECT_EQ(std::get<QuantizedTensor>(*a).codes, std::get<QuantizedTensor>(*b).codes);
+  EXPECT_EQ(std::get<QuantizedTensor>(*a).scale, std::get<QuantizedTensor>(*b).scale);
+}
+
+TEST_F(Pipeline, CancelLeavesNothing) {
+  control_.on_progress = [this](const QuantizeProgress& progress) {
+    if (progress.tensors_done == 5) control_.cancel = true;
+  };
+  const auto report = Quantize("bitsandbytes", kNf4, {.name = "out"});
+  EXPECT_EQ(report.status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(RootEntries(), (std::vector<std::string>{"tiny"}));
+}
+
+TEST_F(Pipeline, ADrainedFolderJobResumesToTheSameBytes) {
+  ASSERT_TRUE(Quantize("bitsandbytes", kNf4, {.name = "whole"}).ok());
+  DrainAfter(7);
+  const auto stopped = Quantize("bitsandbytes", kNf4, {.name = "parts"});
+  EXPECT_EQ(stopped.status().code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(Quantize("bitsandbytes", {{"load_in_4bit", "true"}, {"bnb_4bit_quant_type", "fp4"}},
+                     {.name = "parts", .resume = true})
+                .status()
+                .code(),
+            absl::StatusCode::kFailedPrecondition);
+  Continue();
+  const auto resumed = Quantize("bitsandbytes", kNf4, {.name = "parts", .resume = true});
+  ASSERT_TRUE(resumed.ok()) << resumed.status();
+  EXPECT_EQ(Read("parts"), Read("whole"));
+}
+
+TEST_F(Pipeline, ADrainedGgufJobResumesToTheSameBytes) {
+  ASSERT_TRUE(Quantize("gguf", {{"type", "Q4_0"}}, {.name = "whole.gguf"}).ok());
+  DrainAfter(4);
+  EXPECT_EQ(Quantize("gguf", {{"type", "Q4_0"}}, {.name = "parts.gguf"}).status().code(),
+            absl::StatusCode::kAborted);
+  Continue();
+  const auto resumed = Quantize("gguf", {{"type", "Q4_0"}}, {.name = "parts.gguf", .resume = true});
+  ASSERT_TRUE(resumed.ok()) << resumed.status();
+  EXPECT_EQ(Read("parts.gguf")["parts.gguf"], Read("whole.gguf")["whole.gguf"]);
+}
+
+TEST_F(Pipeline, RefusesAnExistingOutput) {
+  ASSERT_TRUE(Quantize("bitsandbytes", kNf4, {.name = "out"}).ok());
+  const Files before = Read("out");
+  EXPECT_EQ(Quantize("bitsandbytes", kNf4, {.name = "out"}).status().code(),
+            absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(Read("out"), before);
+  EXPECT_TRUE(Quantize("bitsandbytes", kNf4, {.name = "out", .overwrite = true}).ok());
+}
+
+TEST_F(Pipeline, RefusesWhatCannotWorkBeforeAnOutputExists) {
+  const auto indivisible =
+      Quantize("compressed-tensors", {{"bits", "4"}, {"group_size", "96"}}, {.name = "out"});
+  EXPECT_EQ(indivisible.status().code(), absl::StatusCode::kInvalidArgument)
+      << indivisible.status();
+  EXPECT_EQ(Quantize("bitsandbytes", kNf4, {.name = "../out"}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(RootEntries(), (std::vector<std::string>{"tiny"}));
+}
+
+// Puts `value` at element 1234 of one matrix of the source.
+void Poison(const fs::path& checkpoint, float value) {
+  const std::shared_ptr<ModelRoot> root = *ModelRoot::Open(checkpoint.parent_path().string());
+  const auto folder = CheckpointFolder::Open(*root->OpenFolder("tiny"));
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const std::string& name : (*folder)->names()) {
+    Tensor tensor = *(*folder)->Read(name);
+    if (name == "model.layers.0.mlp.up_proj.weight") {
+      StoreFloats(tensor.dtype, &value, 1, tensor.bytes.data() + 1234 * SizeOf(tensor.dtype));
+    }
+    tensors.emplace_back(name, std::move(tensor));
+  }
+  const std::vector<std::byte> bytes = *SerializeSafetensors(tensors, {});
+  std::ofstream(checkpoint / "model.safetensors", std::ios::binary)
+      .write(reinterpret_cast<const char*>(bytes.data()),
+             static_cast<std::streamsize>(bytes.size()));
+}
+
+TEST_F(Pipeline, NamesTensorAndPositionOfNonFiniteWeights) {
+  Poison(path_ / "tiny", std::numeric_limits<float>::quiet_NaN());
+  const auto refused = Quantize("bitsandbytes", kNf4, {.name = "out"});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(refused.status().message().find("model.layers.0.mlp.up_proj.weight"),
+            absl::string_view::npos)
+      << refused.status();
+  EXPECT_NE(refused.status().message().find("[4, 210]"), absl::string_view::npos)
+      << refused.status();
+  EXPECT_EQ(RootEntries(), (std::vector<std::string>{"tiny"}));
+  const auto zeroed = Quantize("bitsandbytes", kNf4, {.name = "out", .zero_nonfinite = true});
+  ASSERT_TRUE(zeroed.ok()) << zeroed.status();
+  EXPECT_FALSE(zeroed->warnings.empty());
+}
+
+TEST_F(Pipeline, DequantizesIntoAPlainCheckpoint) {
+  ASSERT_TRUE(Quantize("bitsandbytes", kNf4, {.name = "out"}).ok());
+  const auto report = DequantizeCheckpoint(root_, "out", DType::kBF16, {.name = "plain"}, control_);
+  ASSERT_TRUE(report.ok()) << report.status();
+  const auto quantized = OpenModelSource(root_, "out");
+  const auto plain = OpenModelSource(root_, "plain");
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ((*plain)->quantization(), "none");
+  const std::string name = "model.layers.1.self_attn.o_proj.weight";
+  const std::vector<float> expected =
+      Dequantize(std::get<QuantizedTensor>(*(*quantized)->Read(name)));
+  const Tensor found = std::get<Tensor>(*(*plain)->Read(name));
+  EXPECT_EQ(found.dtype, DType::kBF16);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_EQ(LoadFloat(found, static_cast<int64_t>(i)), RoundTo(DType::kBF16, expected[i]));
+  }
+}
+
+TEST_F(Pipeline, ShardsDoNotChangeTheTensors) {
+  ASSERT_TRUE(Quantize("bitsandbytes", kNf4, {.name = "one"}).ok());
+  ASSERT_TRUE(Quantize("bitsandbytes", kNf4, {.name = "many", .max_shard_bytes = 300000}).ok());
+  EXPECT_TRUE(fs::exists(path_ / "many" / "model.safetensors.index.json"));
+  const auto one = CheckpointFolder::Open(*root_->OpenFolder("one"));
+  const auto many = CheckpointFolder::Open(*root_->OpenFolder("many"));
+  ASSERT_TRUE(one.ok() && many.ok());
+  ASSERT_EQ((*one)->names().size(), (*many)->names().size());
+  for (const std::string& name : (*one)->names()) {
+    EXPECT_EQ((*one)->Read(name)->bytes, (*many)->Read(name)->bytes) << name;
+  }
+}
+
+}  // namespace
+}  // namespace quantd

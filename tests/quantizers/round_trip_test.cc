@@ -1,0 +1,192 @@
+// Every codec at odd sizes and hard values: quantize, encode, decode, encode again.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "core/float_types.h"
+#include "core/parallel.h"
+#include "tests/quantizers/golden.h"
+
+namespace quantd {
+namespace {
+
+struct Case {
+  std::string method;
+  std::map<std::string, std::string> options;
+  double bound;  // relative error of normally distributed weights
+};
+
+// Schemes that take any shape, then those that need multiples of 32 columns.
+std::vector<Case> AnyShape() {
+  return {
+      {"bitsandbytes", {{"bnb_4bit_quant_type", "nf4"}}, 0.12},
+      {"bitsandbytes", {{"bnb_4bit_use_double_quant", "true"}}, 0.16},
+      {"bitsandbytes", {{"bnb_4bit_blocksize", "4096"}}, 0.3},
+      {"bitsandbytes", {{"bits", "8"}}, 0.02},
+      {"compressed-tensors", {{"scheme", "W8A16"}}, 0.02},
+      {"compressed-tensors",
+       {{"num_bits", "5"}, {"group_size", "-1"}, {"symmetric", "false"}},
+       0.1},
+      {"compressed-tensors", {{"num_bits", "3"}, {"strategy", "tensor"}}, 0.8},
+      {"compressed-tensors",
+       {{"num_bits", "8"}, {"strategy", "tensor"}, {"symmetric", "false"}},
+       0.05},
+      {"compressed-tensors", {{"scheme", "W8A8"}}, 0.02},
+      {"compressed-tensors", {{"scheme", "FP8_DYNAMIC"}}, 0.05},
+      {"compressed-tensors", {{"scheme", "FP8_BLOCK"}}, 0.05},
+      {"fp8", {{"weight_block_size", "none"}}, 0.05},
+      {"fbgemm_fp8", {}, 0.05},
+  };
+}
+
+std::vector<Case> Grouped() {
+  return {
+      {"compressed-tensors", {{"num_bits", "4"}, {"group_size", "32"}}, 0.15},
+      {"compressed-tensors",
+       {{"num_bits", "3"}, {"group_size", "32"}, {"symmetric", "false"}},
+       0.3},
+      {"compressed-tensors", {{"scheme", "NVFP4A16"}}, 0.15},
+      {"compressed-tensors", {{"scheme", "MXFP4A16"}}, 0.2},
+      {"compressed-tensors", {{"scheme", "MXFP6A16"}}, 0.1},
+      {"compressed-tensors", {{"scheme", "MXFP8A16"}}, 0.1},
+      {"fp8", {{"weight_block_size", "1,32"}, {"scale_fmt", "ue8m0"}}, 0.1},
+  };
+}
+
+Tensor MatrixOf(DType dtype, int64_t rows, int64_t cols, const std::vector<float>& values) {
+  Tensor tensor = MakeTensor(dtype, {rows, cols});
+  StoreFloats(dtype, values.data(), rows * cols, tensor.bytes.data());
+  return tensor;
+}
+
+std::vector<float> Normal(int64_t count) {
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal(0, 0.05f);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+// Quantizes and encodes, decodes what came out and encodes it again.
+QuantizedTensor RoundTrip(const Case& c, const Tensor& weight) {
+  const auto recipe = MakeRecipe(c.method, c.options);
+  EXPECT_TRUE(recipe.ok()) << recipe.status();
+  const TensorMap first = QuantizeAndEncode(**recipe, weight);
+  const std::string config = (*recipe)->QuantizationConfig(ConfigWith("", weight.dtype));
+  const auto codec = *CodecFor(ConfigWith(config, weight.dtype));
+  const MemoryModule module(first);
+  const auto decoded = codec->Decode(module);
+  EXPECT_TRUE(decoded.ok()) << decoded.status();
+  if (!decoded.ok()) return {};
+  EXPECT_TRUE(Validate(*decoded).ok()) << Validate(*decoded);
+  EXPECT_EQ(Difference(MemoryModule::ToMap(*codec->Encode(*decoded)), first), "");
+  return *decoded;
+}
+
+double RelativeError(const std::vector<float>& found, const Tensor& weight) {
+  double error = 0;
+  double norm = 0;
+  for (size_t i = 0; i < found.size(); ++i) {
+    const double value = LoadFloat(weight, static_cast<int64_t>(i));
+    error += (found[i] - value) * (found[i] - value);
+    norm += value * value;
+  }
+  return std::sqrt(error / norm);
+}
+
+TEST(RoundTrips, OddSizes) {
+  for (const Case& c : AnyShape()) {
+    for (const auto& [rows, cols] : {std::pair{1, 1}, {1, 31}, {33, 129}, {129, 33}}) {
+      for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+        SCOPED_TRACE(absl::StrCat(c.method, " ", rows, "x", cols, " ", InfoOf(dtype).torch_name));
+        const Tensor weight = MatrixOf(dtype, rows, cols, Normal(rows * cols));
+        const QuantizedTensor quantized = RoundTrip(c, weight);
+        if (rows > 1) {
+          EXPECT_LT(RelativeError(Dequantize(quantized), weight), c.bound);
+        }
+      }
+    }
+  }
+}
+
+TEST(RoundTrips, Groups) {
+  for (const Case& c : Grouped()) {
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      SCOPED_TRACE(c.method + " " + (c.options.contains("scheme") ? c.options.at("scheme") : ""));
+      const Tensor weight = MatrixOf(dtype, 33, 96, Normal(33 * 96));
+      const QuantizedTensor quantized = RoundTrip(c, weight);
+      EXPECT_LT(RelativeError(Dequantize(quantized), weight), c.bound);
+    }
+  }
+}
+
+TEST(RoundTrips, HardValuesGiveFiniteScalesAndExactZeros) {
+  std::vector<Case> cases = AnyShape();
+  for (const Case& c : Grouped()) cases.push_back(c);
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.method + " " + (c.options.contains("scheme") ? c.options.at("scheme") : ""));
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      const float huge = dtype == DType::kF16 ? 65504.0f : 3e38f;
+      for (const float value : {huge, -huge, 1e-30f, 1e-39f, 1e-45f}) {
+        std::vector<float> values(64, 0.0f);
+        values[3] = value;
+        values[40] = -value;
+        const QuantizedTensor quantized = RoundTrip(c, MatrixOf(dtype, 2, 32, values));
+        for (const float scale : quantized.scale) EXPECT_TRUE(std::isfinite(scale)) << value;
+      }
+      const QuantizedTensor zero =
+          RoundTrip(c, MatrixOf(dtype, 2, 32, std::vector<float>(64, 0.0f)));
+      for (const float value : Dequantize(zero)) ASSERT_EQ(value, 0);
+    }
+  }
+}
+
+TEST(RoundTrips, BytesDoNotDependOnTheNumberOfThreads) {
+  std::vector<Case> cases = AnyShape();
+  for (const Case& c : Grouped()) cases.push_back(c);
+  const Tensor weight = MatrixOf(DType::kBF16, 65, 256, Normal(65 * 256));
+  for (const Case& c : cases) {
+    const auto recipe = *MakeRecipe(c.method, c.options);
+    SetComputeThreads(1);
+    const TensorMap one = QuantizeAndEncode(*recipe, weight);
+    SetComputeThreads(3);
+    EXPECT_EQ(Difference(QuantizeAndEncode(*recipe, weight), one), "") << c.method;
+    SetComputeThreads(0);
+  }
+}
+
+TEST(RoundTrips, AGroupMustDivideTheColumns) {
+  const auto recipe = *MakeRecipe("compressed-tensors", {{"group_size", "7"}});
+  ModuleInfo info;
+  info.name = "model.layers.0.mlp.up_proj";
+  const Scheme* scheme = recipe->SchemeFor(info, ModelConfig());
+  ASSERT_NE(scheme, nullptr);
+  EXPECT_EQ(scheme->CheckShape(8, 64).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(scheme->CheckShape(8, 63).ok());
+}
+
+TEST(RoundTrips, RaggedTilesStayUnquantizedButAreRead) {
+  const auto recipe = *MakeRecipe("fp8", {});
+  ModuleInfo info;
+  info.rows = 576;
+  info.cols = 128;
+  EXPECT_EQ(recipe->SchemeFor(info, ModelConfig()), nullptr);
+  TensorMap tensors;
+  tensors["weight"] = MakeTensor(DType::kF8E4M3, {192, 129});
+  tensors["scale"] = MatrixOf(DType::kF32, 2, 2, {1, 2, 3, 4});
+  std::fill(tensors["weight"].bytes.begin(), tensors["weight"].bytes.end(), std::byte{0x38});
+  const auto codec = *CodecFor(ConfigWith(R"({"quant_method": "fp8"})", DType::kBF16));
+  const auto decoded = codec->Decode(MemoryModule(tensors));
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  const std::vector<float> values = Dequantize(*decoded);
+  EXPECT_EQ(values[0], 1);
+  EXPECT_EQ(values[128], 2);
+  EXPECT_EQ(values[191 * 129 + 128], 4);
+  EXPECT_EQ(Difference(MemoryModule::ToMap(*codec->Encode(*decoded)), tensors), "");
+}
+
+}  // namespace
+}  // namespace quantd
