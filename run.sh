@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 scripts/install_dependencies.sh
-cmake --preset release -DQUANTD_BUILD_TESTS=OFF >build-configure.log 2>&1 || { cat build-configure.log; exit 1; }
+cmake --preset release >build-configure.log 2>&1 || { cat build-configure.log; exit 1; }
 rm -f build-configure.log
 echo "building (the first time takes some minutes) ..." >&2
 cmake --build --preset release --target quantd quantctl | tail -n 1 >&2

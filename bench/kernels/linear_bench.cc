@@ -176,6 +176,10 @@ int main(int argc, char** argv) {
   using namespace quantd;
   const std::string device = argc > 1 ? argv[1] : "cpu";
   if (argc > 2) SetComputeThreads(std::atoi(argv[2]));
+  if (device == "--bandwidth") {
+    RunCompute(TaskPriority::kInteractive, [] { std::printf("%.2f\n", ReadBandwidth()); });
+    return 0;
+  }
   auto backend = CreateBackend(device);
   Check(backend.status());
   RunCompute(TaskPriority::kInteractive, [&] {

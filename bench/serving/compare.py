@@ -121,11 +121,11 @@ def shown(row, bandwidth):
 
 def read_bandwidth(binaries, threads):
     """Bytes per second of plain reads, from the kernel benchmark, or None when it was not built."""
-    program = binaries / "kernels_bench"
+    program = binaries / "linear_bench"
     if not program.exists():
         return None
-    done = subprocess.run([program, "--bandwidth", "--threads", str(threads)], stdout=subprocess.PIPE, text=True)
-    return float(done.stdout.split()[-1]) * 1e9 if not done.returncode else None
+    done = subprocess.run([program, "--bandwidth", str(threads)], stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout) * 1e9
 
 
 def main():
