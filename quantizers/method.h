@@ -86,6 +86,7 @@ Method BitsAndBytesMethod();
 Method CompressedTensorsMethod();
 Method FineGrainedFp8Method();
 Method FbgemmFp8Method();
+Method EetqMethod();
 
 // Transformers' rule for skip lists: a pattern matches as a regex anchored at the start that ends
 // at a dot boundary, or as a suffix of the module name

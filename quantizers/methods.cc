@@ -16,6 +16,7 @@ const std::vector<Method>& Table() {
       CompressedTensorsMethod(),
       FineGrainedFp8Method(),
       FbgemmFp8Method(),
+      EetqMethod(),
       GgufMethod(),
   };
   return *table;

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "quantizers/codecs/bitsandbytes.h"
 #include "quantizers/codecs/compressed_tensors.h"
+#include "quantizers/codecs/eetq.h"
 #include "quantizers/codecs/fp8.h"
 #include "quantizers/codecs/fp8_config.h"
 #include "quantizers/codecs/quantization_config.h"
@@ -28,11 +29,15 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
     RETURN_IF_ERROR(ParseFbgemmFp8Config(config.quantization_config).status());
     return std::make_unique<Fp8Codec>(FbgemmFp8Layout());
   }
+  if (method == "eetq") {
+    RETURN_IF_ERROR(ParseEetqConfig(config.quantization_config).status());
+    return std::make_unique<EetqCodec>();
+  }
   return absl::UnimplementedError(
       absl::StrCat("quantization_config.quant_method: found \"",
                    absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
                    "\", expected one of bitsandbytes, compressed-tensors, "
-                   "fp8, mxfp8, fbgemm_fp8"));
+                   "fp8, mxfp8, fbgemm_fp8, eetq"));
 }
 
 }  // namespace quantd

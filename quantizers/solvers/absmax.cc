@@ -149,4 +149,33 @@ absl::StatusOr<QuantizedTensor> QuantizeRowsInt8(const TensorView& weight) {
   return out;
 }
 
+absl::StatusOr<QuantizedTensor> QuantizeRowsFullInt8(const TensorView& weight) {
+  RETURN_IF_ERROR(CheckWeight(weight));
+  const Tensor finite =
+      weight.dtype == DType::kF16
+          ? ToSaturatedFloat16(weight)
+          : Tensor{weight.dtype, weight.shape, {weight.bytes.begin(), weight.bytes.end()}};
+  QuantizedTensor out;
+  out.rows = weight.shape[0];
+  out.cols = weight.shape[1];
+  out.grid = UniformGrid(8, /*is_signed=*/true);
+  out.scale_dtype = weight.dtype;
+  const BlockLayout layout{out.rows, out.cols, out.block};
+  std::vector<float> divisors;
+  for (const Range& range : BlockRanges(finite, layout)) {
+    divisors.push_back(range.absmax() * (1.0f / 128.0f));
+    out.scale.push_back(RoundTo(out.scale_dtype, divisors.back()));
+  }
+  out.codes.resize(static_cast<size_t>(out.rows * out.cols));
+  ForEachRun(finite, layout, [&](const Run& run) {
+    const float divisor = divisors[run.block];
+    uint8_t* codes = out.codes.data() + run.first;
+    for (int64_t i = 0; i < run.count; ++i) {
+      const float value = divisor > 0 ? std::round(run.values[i] / divisor) : 0.0f;
+      codes[i] = static_cast<uint8_t>(static_cast<int>(std::clamp(value, -128.0f, 127.0f)) + 128);
+    }
+  });
+  return out;
+}
+
 }  // namespace quantd

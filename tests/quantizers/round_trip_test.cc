@@ -16,7 +16,10 @@ namespace {
 struct Case {
   std::string method;
   std::map<std::string, std::string> options;
-  double bound;  // relative error of normally distributed weights
+  double bound;          // relative error of normally distributed weights
+  int64_t multiple = 1;  // of rows and columns, where the layout needs it
+
+  int64_t Fit(int64_t size) const { return (size + multiple - 1) / multiple * multiple; }
 };
 
 // Schemes that take any shape, then those that need multiples of 32 columns.
@@ -39,6 +42,7 @@ std::vector<Case> AnyShape() {
       {"compressed-tensors", {{"scheme", "FP8_BLOCK"}}, 0.05},
       {"fp8", {{"weight_block_size", "none"}}, 0.05},
       {"fbgemm_fp8", {}, 0.05},
+      {"eetq", {}, 0.02, 64},
   };
 }
 
@@ -99,7 +103,8 @@ double RelativeError(const std::vector<float>& found, const Tensor& weight) {
 
 TEST(RoundTrips, OddSizes) {
   for (const Case& c : AnyShape()) {
-    for (const auto& [rows, cols] : {std::pair{1, 1}, {1, 31}, {33, 129}, {129, 33}}) {
+    for (const auto& [least_rows, least_cols] : {std::pair{1, 1}, {1, 31}, {33, 129}, {129, 33}}) {
+      const int64_t rows = c.Fit(least_rows), cols = c.Fit(least_cols);
       for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
         SCOPED_TRACE(absl::StrCat(c.method, " ", rows, "x", cols, " ", InfoOf(dtype).torch_name));
         const Tensor weight = MatrixOf(dtype, rows, cols, Normal(rows * cols));
@@ -128,17 +133,18 @@ TEST(RoundTrips, HardValuesGiveFiniteScalesAndExactZeros) {
   for (const Case& c : Grouped()) cases.push_back(c);
   for (const Case& c : cases) {
     SCOPED_TRACE(c.method + " " + (c.options.contains("scheme") ? c.options.at("scheme") : ""));
+    const int64_t rows = c.Fit(2), cols = c.Fit(32);
     for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
       const float huge = dtype == DType::kF16 ? 65504.0f : 3e38f;
       for (const float value : {huge, -huge, 1e-30f, 1e-39f, 1e-45f}) {
-        std::vector<float> values(64, 0.0f);
+        std::vector<float> values(rows * cols, 0.0f);
         values[3] = value;
         values[40] = -value;
-        const QuantizedTensor quantized = RoundTrip(c, MatrixOf(dtype, 2, 32, values));
+        const QuantizedTensor quantized = RoundTrip(c, MatrixOf(dtype, rows, cols, values));
         for (const float scale : quantized.scale) EXPECT_TRUE(std::isfinite(scale)) << value;
       }
       const QuantizedTensor zero =
-          RoundTrip(c, MatrixOf(dtype, 2, 32, std::vector<float>(64, 0.0f)));
+          RoundTrip(c, MatrixOf(dtype, rows, cols, std::vector<float>(rows * cols, 0.0f)));
       for (const float value : Dequantize(zero)) ASSERT_EQ(value, 0);
     }
   }
@@ -147,7 +153,7 @@ TEST(RoundTrips, HardValuesGiveFiniteScalesAndExactZeros) {
 TEST(RoundTrips, BytesDoNotDependOnTheNumberOfThreads) {
   std::vector<Case> cases = AnyShape();
   for (const Case& c : Grouped()) cases.push_back(c);
-  const Tensor weight = MatrixOf(DType::kBF16, 65, 256, Normal(65 * 256));
+  const Tensor weight = MatrixOf(DType::kBF16, 128, 256, Normal(128 * 256));
   for (const Case& c : cases) {
     const auto recipe = *MakeRecipe(c.method, c.options);
     SetComputeThreads(1);
