@@ -1,7 +1,5 @@
 #include "core/parallel.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -11,6 +9,7 @@
 #include <thread>
 
 #include "core/cpu_quota.h"
+#include "core/team.h"
 
 namespace quantd {
 namespace {
@@ -50,7 +49,8 @@ class ComputeThread {
     on_compute_thread = true;
     std::unique_lock lock(mutex_);
     while (true) {
-      work_.wait(lock, [this] { return stopping_ || !interactive_.empty() || !background_.empty(); });
+      work_.wait(lock,
+                 [this] { return stopping_ || !interactive_.empty() || !background_.empty(); });
       std::deque<Task*>& queue = interactive_.empty() ? background_ : interactive_;
       if (queue.empty()) return;
       Task* task = queue.front();
@@ -118,12 +118,11 @@ void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body) {
     return;
   }
   const int threads = static_cast<int>(std::min<int64_t>(ComputeThreads(), count));
-  if (threads == 1 || omp_in_parallel()) {
+  if (threads == 1 || team::InTeam()) {
     for (int64_t i = 0; i < count; ++i) body(i);
     return;
   }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t i = 0; i < count; ++i) body(i);
+  team::ForEach(threads, count, body);
 }
 
 void ParallelTeam(absl::FunctionRef<void(int, int)> body) {
@@ -132,12 +131,9 @@ void ParallelTeam(absl::FunctionRef<void(int, int)> body) {
     body(0, 1);
     return;
   }
-#pragma omp parallel num_threads(threads)
-  body(omp_get_thread_num(), omp_get_num_threads());
+  team::ForEachMember(threads, body);
 }
 
-void TeamBarrier() {
-#pragma omp barrier
-}
+void TeamBarrier() { team::Barrier(); }
 
 }  // namespace quantd
