@@ -139,19 +139,19 @@ absl::Status LoadedModel::Generate(std::vector<int32_t> prompt, const Generation
 }
 
 absl::Status LoadedModel::VisitLogits(const std::vector<std::vector<int32_t>>& batch,
-                                      int32_t first_position, LogitsVisitor visit) {
+                                      int32_t first_position, LogitsVisitor visit, StopCheck stop) {
   RETURN_IF_ERROR(CheckIsDecoder());
   for (const std::vector<int32_t>& tokens : batch) {
     RETURN_IF_ERROR(CheckTokens(tokens));
     RETURN_IF_ERROR(engine_->kv->CheckFits(static_cast<int32_t>(tokens.size())));
   }
   if (batch.empty()) return absl::OkStatus();
-  LogitsWork work(batch, first_position, std::move(visit));
+  LogitsWork work(batch, first_position, std::move(visit), std::move(stop));
   return scheduler_.Run(work);
 }
 
 absl::StatusOr<std::vector<float>> LoadedModel::Logits(
-    const std::vector<std::vector<int32_t>>& batch) {
+    const std::vector<std::vector<int32_t>>& batch, StopCheck stop) {
   const auto vocab = static_cast<uint64_t>(engine_->config.vocab_size);
   std::vector<uint64_t> begin;  // of each sequence, in floats
   uint64_t total = 0;
@@ -165,24 +165,27 @@ absl::StatusOr<std::vector<float>> LoadedModel::Logits(
   }
   std::vector<float> logits;
   RETURN_IF_ERROR(VisitLogits(
-      batch, 0, [&](size_t sequence, int32_t first, std::span<const float> rows) -> absl::Status {
+      batch, 0,
+      [&](size_t sequence, int32_t first, std::span<const float> rows) -> absl::Status {
         if (!AllFinite(rows)) return NotFinite();
         if (logits.empty()) logits.resize(total);
         std::copy(rows.begin(), rows.end(), logits.begin() + begin[sequence] + first * vocab);
         return absl::OkStatus();
-      }));
+      },
+      std::move(stop)));
   return logits;
 }
 
 absl::StatusOr<std::vector<TokenScore>> LoadedModel::Score(const std::vector<int32_t>& tokens,
-                                                           int32_t top_n) {
+                                                           int32_t top_n, StopCheck stop) {
   if (top_n < 0 || top_n > kMaxTopN) {
     return absl::InvalidArgumentError(absl::StrCat("top_n ", top_n, ": expected 0 to ", kMaxTopN));
   }
   const size_t vocab = static_cast<size_t>(engine_->config.vocab_size);
   std::vector<TokenScore> scores(tokens.size());
   RETURN_IF_ERROR(VisitLogits(
-      {tokens}, 0, [&](size_t, int32_t first, std::span<const float> rows) -> absl::Status {
+      {tokens}, 0,
+      [&](size_t, int32_t first, std::span<const float> rows) -> absl::Status {
         if (!AllFinite(rows)) return NotFinite();
         // The row of position p says how likely token p + 1 is.
         ParallelFor(static_cast<int64_t>(rows.size() / vocab), [&](int64_t i) {
@@ -191,12 +194,14 @@ absl::StatusOr<std::vector<TokenScore>> LoadedModel::Score(const std::vector<int
           scores[next] = ScoreRow(rows.subspan(i * vocab, vocab), tokens[next], top_n);
         });
         return absl::OkStatus();
-      }));
+      },
+      std::move(stop)));
   return scores;
 }
 
 absl::StatusOr<std::vector<Model::Encoding>> LoadedModel::Encode(
-    const std::vector<std::vector<int32_t>>& sequences, std::optional<bool> normalize) {
+    const std::vector<std::vector<int32_t>>& sequences, std::optional<bool> normalize,
+    StopCheck stop) {
   if (!is_encoder()) {
     return absl::UnimplementedError(
         absl::StrCat(config().architecture,
@@ -206,7 +211,8 @@ absl::StatusOr<std::vector<Model::Encoding>> LoadedModel::Encode(
   for (const std::vector<int32_t>& tokens : sequences) RETURN_IF_ERROR(CheckTokens(tokens));
   std::vector<Encoding> results(sequences.size());
   if (sequences.empty()) return results;
-  EncodeWork work(sequences, results, normalize.value_or(config().normalize_embedding));
+  EncodeWork work(sequences, results, normalize.value_or(config().normalize_embedding),
+                  std::move(stop));
   RETURN_IF_ERROR(scheduler_.Run(work));
   for (const Encoding& result : results) {
     if (!AllFinite(result.sentence_embedding)) {

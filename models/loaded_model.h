@@ -35,14 +35,15 @@ class LoadedModel final : public Model {
 
   absl::Status Generate(std::vector<int32_t> prompt, const GenerationOptions& options,
                         absl::Time deadline, std::shared_ptr<GenerationSink> sink) override;
-  absl::StatusOr<std::vector<float>> Logits(
-      const std::vector<std::vector<int32_t>>& batch) override;
+  absl::StatusOr<std::vector<float>> Logits(const std::vector<std::vector<int32_t>>& batch,
+                                            StopCheck stop) override;
   absl::Status VisitLogits(const std::vector<std::vector<int32_t>>& batch, int32_t first_position,
-                           LogitsVisitor visit) override;
-  absl::StatusOr<std::vector<TokenScore>> Score(const std::vector<int32_t>& tokens,
-                                                int32_t top_n) override;
+                           LogitsVisitor visit, StopCheck stop) override;
+  absl::StatusOr<std::vector<TokenScore>> Score(const std::vector<int32_t>& tokens, int32_t top_n,
+                                                StopCheck stop) override;
   absl::StatusOr<std::vector<Encoding>> Encode(const std::vector<std::vector<int32_t>>& sequences,
-                                               std::optional<bool> normalize) override;
+                                               std::optional<bool> normalize,
+                                               StopCheck stop) override;
 
   Activity activity() const override { return scheduler_.activity(); }
   void Drain(absl::Time deadline) override { scheduler_.Drain(deadline); }

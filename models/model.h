@@ -88,6 +88,9 @@ class GenerationSink {
 using LogitsVisitor =
     std::function<absl::Status(size_t sequence, int32_t first, std::span<const float> rows)>;
 
+// Polled between slices of a request's work; once true, the request ends with CANCELLED.
+using StopCheck = std::function<bool()>;
+
 struct TokenScore {
   float logprob = 0;
   std::vector<int32_t> top_ids;
@@ -127,14 +130,16 @@ class Model {
   // Causal: logits of every position of every sequence, [sum of lengths, vocab]. Lengths may differ
   // (right padding needs no mask: positions never see later ones). Waits; runs in the scheduler
   // between decode steps. RESOURCE_EXHAUSTED above 2 GiB of logits: visit them instead.
-  virtual absl::StatusOr<std::vector<float>> Logits(
-      const std::vector<std::vector<int32_t>>& batch) = 0;
+  virtual absl::StatusOr<std::vector<float>> Logits(const std::vector<std::vector<int32_t>>& batch,
+                                                    StopCheck stop = nullptr) = 0;
   // The same without holding them: positions from `first_position` on. Waits.
   virtual absl::Status VisitLogits(const std::vector<std::vector<int32_t>>& batch,
-                                   int32_t first_position, LogitsVisitor visit) = 0;
+                                   int32_t first_position, LogitsVisitor visit,
+                                   StopCheck stop = nullptr) = 0;
   // Log-probabilities given the tokens before; the first token, which has none, gets 0 and no top.
   virtual absl::StatusOr<std::vector<TokenScore>> Score(const std::vector<int32_t>& tokens,
-                                                        int32_t top_n) = 0;
+                                                        int32_t top_n,
+                                                        StopCheck stop = nullptr) = 0;
 
   struct Encoding {
     std::vector<float> last_hidden_state;   // [tokens, hidden]
@@ -142,7 +147,8 @@ class Model {
   };
   // Encoders: one result per sequence of token ids.
   virtual absl::StatusOr<std::vector<Encoding>> Encode(
-      const std::vector<std::vector<int32_t>>& sequences, std::optional<bool> normalize) = 0;
+      const std::vector<std::vector<int32_t>>& sequences, std::optional<bool> normalize,
+      StopCheck stop = nullptr) = 0;
 
   struct Activity {
     int32_t running = 0;

@@ -14,6 +14,8 @@ void Work::Finish(absl::Status status) {
   finished_.notify_one();
 }
 
+absl::Status Work::Stopped() { return absl::CancelledError("the caller has gone"); }
+
 absl::Status Work::Wait() {
   std::unique_lock lock(mutex_);
   finished_.wait(lock, [this] { return status_.has_value(); });
@@ -54,6 +56,7 @@ absl::Status LogitsWork::FillBatch(Engine& engine, int32_t max_tokens) {
 }
 
 absl::StatusOr<bool> LogitsWork::RunSlice(Engine& engine, int32_t max_tokens) {
+  if (stopped()) return Stopped();
   RETURN_IF_ERROR(FillBatch(engine, max_tokens));
   if (batch_.rows() == 0) return next_sequence_ == sequences_.size();
   const size_t vocab = static_cast<size_t>(engine.config.vocab_size);
@@ -84,7 +87,17 @@ void LogitsWork::ReturnCaches(Engine& engine) {
   active_.clear();
 }
 
+void EncodeWork::FinishStopped(std::deque<EncodeWork*>& queue) {
+  std::erase_if(queue, [](EncodeWork* work) {
+    if (!work->stopped()) return false;
+    work->Finish(Stopped());
+    return true;
+  });
+}
+
 void EncodeWork::RunSlice(Engine& engine, std::deque<EncodeWork*>& queue) {
+  FinishStopped(queue);
+  if (queue.empty()) return;
   struct Piece {
     EncodeWork* work;
     size_t index;

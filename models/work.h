@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "core/status.h"
@@ -22,11 +23,16 @@ namespace quantd {
 // A request whose caller waits for it. Ends exactly once, with Finish.
 class Work {
  public:
+  explicit Work(StopCheck stop) : stop_(std::move(stop)) {}
   virtual ~Work() = default;
+  // The caller lost interest; looked at before each slice.
+  bool stopped() const { return stop_ && stop_(); }
+  static absl::Status Stopped();
   void Finish(absl::Status status);  // by the scheduler thread
   absl::Status Wait();               // by the caller
 
  private:
+  const StopCheck stop_;
   std::mutex mutex_;
   std::condition_variable finished_;
   std::optional<absl::Status> status_;
@@ -37,8 +43,11 @@ class LogitsWork final : public Work {
  public:
   // From position `first_position` on. `sequences` outlive the work.
   LogitsWork(std::span<const std::vector<int32_t>> sequences, int32_t first_position,
-             LogitsVisitor visit)
-      : sequences_(sequences), first_position_(first_position), visit_(std::move(visit)) {}
+             LogitsVisitor visit, StopCheck stop)
+      : Work(std::move(stop)),
+        sequences_(sequences),
+        first_position_(first_position),
+        visit_(std::move(visit)) {}
 
   // The next slice, at most `max_tokens` tokens of one or several sequences; true when it was the
   // last.
@@ -75,14 +84,15 @@ class EncodeWork final : public Work {
  public:
   // `sequences` and `results` (as many) outlive the work.
   EncodeWork(std::span<const std::vector<int32_t>> sequences, std::span<Model::Encoding> results,
-             bool normalize)
-      : sequences_(sequences), results_(results), normalize_(normalize) {}
+             bool normalize, StopCheck stop)
+      : Work(std::move(stop)), sequences_(sequences), results_(results), normalize_(normalize) {}
 
   // One pass over sequences of several requests, taken from them in turn, at most
-  // engine.max_batch_tokens tokens. Finishes and removes the requests that are done.
+  // engine.max_batch_tokens tokens. Finishes and removes the requests that are done or stopped.
   static void RunSlice(Engine& engine, std::deque<EncodeWork*>& queue);
 
  private:
+  static void FinishStopped(std::deque<EncodeWork*>& queue);
   bool all_started() const { return next_ == sequences_.size(); }
 
   const std::span<const std::vector<int32_t>> sequences_;

@@ -26,6 +26,11 @@ pb::FinishReason ToMessage(FinishReason reason) {
   return pb::FINISH_REASON_UNSPECIFIED;
 }
 
+// True once the client has cancelled or its deadline has passed.
+StopCheck StopWith(const Call& call) {
+  return [cancelled = call.cancelled_flag()] { return cancelled->load(); };
+}
+
 // Feeds one client's stream from the model's scheduler.
 class GenerateSink final : public GenerationSink {
  public:
@@ -96,7 +101,7 @@ class InferenceHandlers final : public pb::InferenceService::CallbackService {
     return RunUnary(services_, context, "quant.v1.InferenceService/Embed", Access::kInfer,
                     *services_.inference, [this, request, response](UnaryCall& call) {
                       call.set_model(request->model());
-                      return RunEmbed(*request, *response);
+                      return RunEmbed(*request, *response, call);
                     });
   }
 
@@ -106,7 +111,7 @@ class InferenceHandlers final : public pb::InferenceService::CallbackService {
     return RunUnary(services_, context, "quant.v1.InferenceService/Score", Access::kInfer,
                     *services_.inference, [this, request, response](UnaryCall& call) {
                       call.set_model(request->model());
-                      return RunScore(*request, *response);
+                      return RunScore(*request, *response, call);
                     });
   }
 
@@ -144,7 +149,8 @@ class InferenceHandlers final : public pb::InferenceService::CallbackService {
                            std::make_shared<GenerateSink>(stream, request.logprobs()));
   }
 
-  absl::Status RunEmbed(const pb::EmbedRequest& request, pb::EmbedResponse& response) {
+  absl::Status RunEmbed(const pb::EmbedRequest& request, pb::EmbedResponse& response,
+                        const Call& call) {
     if (request.texts().empty() || request.texts_size() > 256) {
       return FieldError("texts",
                         absl::StrCat(request.texts_size(), " texts; 1 to 256 are allowed"));
@@ -169,7 +175,7 @@ class InferenceHandlers final : public pb::InferenceService::CallbackService {
     }
     const std::optional<bool> normalize =
         request.has_normalize() ? std::optional<bool>(request.normalize()) : std::nullopt;
-    ASSIGN_OR_RETURN(const auto encodings, model.Encode(sequences, normalize));
+    ASSIGN_OR_RETURN(const auto encodings, model.Encode(sequences, normalize, StopWith(call)));
     for (size_t i = 0; i < encodings.size(); ++i) {
       pb::EmbedResponse::Embedding& out = *response.add_embeddings();
       out.mutable_values()->Add(encodings[i].sentence_embedding.begin(),
@@ -179,7 +185,8 @@ class InferenceHandlers final : public pb::InferenceService::CallbackService {
     return absl::OkStatus();
   }
 
-  absl::Status RunScore(const pb::ScoreRequest& request, pb::ScoreResponse& response) {
+  absl::Status RunScore(const pb::ScoreRequest& request, pb::ScoreResponse& response,
+                        const Call& call) {
     if (request.top_n() < 0 || request.top_n() > 20) {
       return FieldError("top_n", "must be between 0 and 20");
     }
@@ -197,7 +204,7 @@ class InferenceHandlers final : public pb::InferenceService::CallbackService {
       return FieldError("input", "one of text and tokens is required");
     }
     RETURN_IF_ERROR(CheckTokens(model, tokens));
-    ASSIGN_OR_RETURN(const auto scores, model.Score(tokens, request.top_n()));
+    ASSIGN_OR_RETURN(const auto scores, model.Score(tokens, request.top_n(), StopWith(call)));
     double total = 0;
     for (size_t i = 0; i < scores.size() && i < tokens.size(); ++i) {
       pb::ScoreResponse::Token& out = *response.add_tokens();

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "service/open_inference/attention_mask.h"
 #include "service/open_inference/description.h"
 #include "service/open_inference/parameters.h"
 #include "service/open_inference/tensor_data.h"
@@ -22,10 +23,6 @@ using inference::ModelInferResponse;
 using Sequences = std::vector<std::vector<int32_t>>;
 
 constexpr int64_t kMaxRows = 1024;
-
-absl::Status InputError(absl::string_view name, absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat("input \"", name, "\": ", what));
-}
 
 // The n largest of each row of the last dimension as "value:index".
 std::vector<std::string> Classes(std::span<const float> values, int64_t width, int64_t n) {
@@ -62,7 +59,6 @@ class Job {
     return it == inputs_.end() ? nullptr : &it->second;
   }
   absl::StatusOr<Sequences> TokenRows() const;
-  absl::StatusOr<std::vector<int64_t>> RowLengths(int64_t rows, int64_t width) const;
   absl::StatusOr<Sequences> TextRows() const;
   absl::Status CheckAnswer(int64_t rows, int64_t columns, int64_t width) const;
   absl::Status AddOutput(const std::string& name, std::vector<int64_t> shape,
@@ -74,6 +70,9 @@ class Job {
   void Answer(ModelInferResponse response, size_t rows, absl::Time computed);
 
   Model& model() const { return lease_->model(); }
+  StopCheck Stop() const {
+    return [cancelled = call_.cancelled] { return cancelled->load(); };
+  }
 
   ServiceContext& services_;
   const InferCall& call_;
@@ -139,38 +138,6 @@ bool Job::Wants(absl::string_view output) const {
   return request_.outputs().empty() ||
          std::any_of(request_.outputs().begin(), request_.outputs().end(),
                      [output](const auto& wanted) { return wanted.name() == output; });
-}
-
-// How many leading tokens of each row count, from the attention mask.
-absl::StatusOr<std::vector<int64_t>> Job::RowLengths(int64_t rows, int64_t width) const {
-  std::vector<int64_t> lengths(static_cast<size_t>(rows), width);
-  const InputTensor* mask = Find("attention_mask");
-  if (mask == nullptr) {
-    return lengths;
-  }
-  if (mask->shape != std::vector<int64_t>{rows, width}) {
-    return InputError("attention_mask",
-                      absl::StrCat("shape [", absl::StrJoin(mask->shape, ","),
-                                   "], expected that of input_ids [", rows, ",", width, "]"));
-  }
-  ASSIGN_OR_RETURN(const std::vector<int64_t> values, Integers(*mask));
-  for (int64_t row = 0; row < rows; ++row) {
-    const auto begin = values.begin() + row * width;
-    const auto end = begin + width;
-    const auto first_zero = std::find(begin, end, 0);
-    if (std::any_of(begin, end, [](int64_t value) { return value != 0 && value != 1; })) {
-      return InputError("attention_mask", "values must be 0 or 1");
-    }
-    if (std::find(first_zero, end, 1) != end) {
-      return absl::UnimplementedError(
-          "input \"attention_mask\": only padding on the right is supported");
-    }
-    lengths[static_cast<size_t>(row)] = first_zero - begin;
-    if (first_zero == begin) {
-      return InputError("attention_mask", absl::StrCat("row ", row, " masks every token"));
-    }
-  }
-  return lengths;
 }
 
 absl::StatusOr<Sequences> Job::TokenRows() const {
@@ -281,14 +248,19 @@ absl::Status Job::AddOutput(const std::string& name, std::vector<int64_t> shape,
 absl::Status Job::Logits() {
   GenerationOptions ignored;
   RETURN_IF_ERROR(ApplyParameters(request_.parameters(), ignored));
-  ASSIGN_OR_RETURN(const Sequences rows, TokenRows());
+  ASSIGN_OR_RETURN(Sequences rows, TokenRows());
   const auto batch = static_cast<int64_t>(rows.size()),
              width = static_cast<int64_t>(rows[0].size());
-  // With padding on the right the mask changes nothing that counts: no token sees a later one.
-  RETURN_IF_ERROR(RowLengths(batch, width).status());
+  ASSIGN_OR_RETURN(const std::vector<TokenRun> runs,
+                   ReadAttentionMask(Find("attention_mask"), batch, width));
+  // Rotary positions are relative, so padding on the left can be left out.
+  for (size_t row = 0; row < rows.size(); ++row) {
+    rows[row].erase(rows[row].begin(), rows[row].begin() + runs[row].first);
+  }
   const int64_t vocabulary = model().config().vocab_size;
   RETURN_IF_ERROR(CheckAnswer(batch, width, vocabulary));
-  ASSIGN_OR_RETURN(const std::vector<float> logits, model().Logits(rows));
+  ASSIGN_OR_RETURN(std::vector<float> logits, model().Logits(rows, Stop()));
+  RestoreLeftPadding(runs, width, vocabulary, logits);
   const absl::Time computed = absl::Now();
   ModelInferResponse response = ResponseTo(request_);
   RETURN_IF_ERROR(AddOutput("logits", {batch, width, vocabulary}, logits, response));
@@ -304,9 +276,14 @@ absl::Status Job::Encode() {
   if (Find("input_ids") != nullptr) {
     ASSIGN_OR_RETURN(rows, TokenRows());
     width = static_cast<int64_t>(rows[0].size());
-    ASSIGN_OR_RETURN(const auto lengths, RowLengths(static_cast<int64_t>(rows.size()), width));
+    ASSIGN_OR_RETURN(const auto runs, ReadAttentionMask(Find("attention_mask"),
+                                                        static_cast<int64_t>(rows.size()), width));
     for (size_t i = 0; i < rows.size(); ++i) {
-      rows[i].resize(static_cast<size_t>(lengths[i]));
+      if (runs[i].first > 0) {
+        return absl::UnimplementedError(
+            "input \"attention_mask\": an encoder's positions are absolute; pad on the right");
+      }
+      rows[i].resize(static_cast<size_t>(runs[i].count));
     }
   } else {
     ASSIGN_OR_RETURN(rows, TextRows());
@@ -317,7 +294,7 @@ absl::Status Job::Encode() {
   const auto batch = static_cast<int64_t>(rows.size());
   const int64_t hidden = model().config().hidden_size;
   RETURN_IF_ERROR(CheckAnswer(batch, width, hidden));
-  ASSIGN_OR_RETURN(const auto encodings, model().Encode(rows, std::nullopt));
+  ASSIGN_OR_RETURN(const auto encodings, model().Encode(rows, std::nullopt, Stop()));
   const absl::Time computed = absl::Now();
   ModelInferResponse response = ResponseTo(request_);
   if (Wants("last_hidden_state")) {

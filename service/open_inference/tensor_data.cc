@@ -43,10 +43,6 @@ const DatatypeInfo* FindDatatype(absl::string_view name) {
   return nullptr;
 }
 
-absl::Status TensorError(absl::string_view name, absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat("input \"", Shown(name), "\": ", what));
-}
-
 int64_t CountOf(Field field, const InferTensorContents& contents) {
   switch (field) {
     case Field::kNone:
@@ -85,17 +81,17 @@ absl::Status WalkStrings(const InputTensor& tensor, std::vector<std::string>* ta
   int64_t count = 0;
   while (!rest.empty()) {
     if (rest.size() < 4) {
-      return TensorError(tensor.name, "the length of an element is cut");
+      return InputError(tensor.name, "the length of an element is cut");
     }
     const uint32_t length = Load32(rest.data());
     rest.remove_prefix(4);
     if (length > rest.size()) {
-      return TensorError(tensor.name, absl::StrCat("element ", count, " says ", length, " bytes, ",
-                                                   rest.size(), " are left"));
+      return InputError(tensor.name, absl::StrCat("element ", count, " says ", length, " bytes, ",
+                                                  rest.size(), " are left"));
     }
     if (count == tensor.elements) {
-      return TensorError(tensor.name,
-                         absl::StrCat("more elements than the ", tensor.elements, " of its shape"));
+      return InputError(tensor.name,
+                        absl::StrCat("more elements than the ", tensor.elements, " of its shape"));
     }
     if (take != nullptr) {
       take->emplace_back(rest.substr(0, length));
@@ -104,26 +100,26 @@ absl::Status WalkStrings(const InputTensor& tensor, std::vector<std::string>* ta
     ++count;
   }
   if (count != tensor.elements) {
-    return TensorError(tensor.name,
-                       absl::StrCat(count, " elements came, its shape says ", tensor.elements));
+    return InputError(tensor.name,
+                      absl::StrCat(count, " elements came, its shape says ", tensor.elements));
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckShape(const DatatypeInfo& datatype, InputTensor& tensor) {
   if (tensor.shape.empty() || tensor.shape.size() > 8) {
-    return TensorError(tensor.name, absl::StrCat("the shape has ", tensor.shape.size(),
-                                                 " dimensions; 1 to 8 are allowed"));
+    return InputError(tensor.name, absl::StrCat("the shape has ", tensor.shape.size(),
+                                                " dimensions; 1 to 8 are allowed"));
   }
   int64_t elements = 1, bytes;
   for (const int64_t dim : tensor.shape) {
     if (dim <= 0) {
-      return TensorError(tensor.name, absl::StrCat("dimension ", dim, " must be positive"));
+      return InputError(tensor.name, absl::StrCat("dimension ", dim, " must be positive"));
     }
     if (__builtin_mul_overflow(elements, dim, &elements) ||
         __builtin_mul_overflow(elements, static_cast<int64_t>(std::max(4, datatype.bytes)),
                                &bytes)) {
-      return TensorError(tensor.name, "the shape's product overflows 64 bits");
+      return InputError(tensor.name, "the shape's product overflows 64 bits");
     }
   }
   tensor.elements = elements;
@@ -137,7 +133,7 @@ absl::Status CheckData(const DatatypeInfo& datatype, const InputTensor& tensor) 
     }
     const int64_t wanted = tensor.elements * datatype.bytes;
     if (static_cast<int64_t>(tensor.raw->size()) != wanted) {
-      return TensorError(
+      return InputError(
           tensor.name,
           absl::StrCat("input byte size mismatch: got ", tensor.raw->size(), ", expected ", wanted,
                        " for shape [", absl::StrJoin(tensor.shape, ","), "] of ", datatype.name));
@@ -145,18 +141,18 @@ absl::Status CheckData(const DatatypeInfo& datatype, const InputTensor& tensor) 
     return absl::OkStatus();
   }
   if (datatype.field == Field::kNone) {
-    return TensorError(tensor.name,
-                       absl::StrCat(datatype.name, " has no typed field: send raw contents"));
+    return InputError(tensor.name,
+                      absl::StrCat(datatype.name, " has no typed field: send raw contents"));
   }
   const int64_t count = CountOf(datatype.field, *tensor.contents);
   if (CountOfAll(*tensor.contents) != count) {
-    return TensorError(tensor.name, absl::StrCat("typed contents are in a field that does not "
-                                                 "belong to datatype ",
-                                                 datatype.name));
+    return InputError(tensor.name, absl::StrCat("typed contents are in a field that does not "
+                                                "belong to datatype ",
+                                                datatype.name));
   }
   if (count != tensor.elements) {
-    return TensorError(tensor.name,
-                       absl::StrCat(count, " elements came, its shape says ", tensor.elements));
+    return InputError(tensor.name,
+                      absl::StrCat(count, " elements came, its shape says ", tensor.elements));
   }
   return absl::OkStatus();
 }
@@ -180,6 +176,10 @@ void AddOutput(const std::string& name, const char* datatype, const std::vector<
 
 }  // namespace
 
+absl::Status InputError(absl::string_view name, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("input \"", Shown(name), "\": ", what));
+}
+
 absl::StatusOr<std::map<std::string, InputTensor>> BindInputs(
     const inference::ModelInferRequest& request) {
   const bool raw = request.raw_input_contents_size() > 0;
@@ -200,12 +200,12 @@ absl::StatusOr<std::map<std::string, InputTensor>> BindInputs(
     }
     const DatatypeInfo* datatype = FindDatatype(tensor.datatype);
     if (datatype == nullptr) {
-      return TensorError(tensor.name,
-                         absl::StrCat("unknown datatype \"", Shown(tensor.datatype), "\""));
+      return InputError(tensor.name,
+                        absl::StrCat("unknown datatype \"", Shown(tensor.datatype), "\""));
     }
     RETURN_IF_ERROR(CheckShape(*datatype, tensor));
     if (raw && CountOfAll(input.contents()) > 0) {
-      return TensorError(tensor.name, "has typed contents beside raw_input_contents");
+      return InputError(tensor.name, "has typed contents beside raw_input_contents");
     }
     if (raw) {
       tensor.raw = &request.raw_input_contents(i);
@@ -214,7 +214,7 @@ absl::StatusOr<std::map<std::string, InputTensor>> BindInputs(
     }
     RETURN_IF_ERROR(CheckData(*datatype, tensor));
     if (!out.emplace(tensor.name, tensor).second) {
-      return TensorError(tensor.name, "was sent twice");
+      return InputError(tensor.name, "was sent twice");
     }
   }
   return out;
@@ -261,18 +261,18 @@ absl::StatusOr<std::vector<int64_t>> Integers(const InputTensor& tensor) {
     }
     for (const int64_t value : out) {
       if (value < 0) {
-        return TensorError(tensor.name, "a value is past the range of INT64");
+        return InputError(tensor.name, "a value is past the range of INT64");
       }
     }
   } else {
-    return TensorError(tensor.name, absl::StrCat("datatype ", type, ", expected INT64"));
+    return InputError(tensor.name, absl::StrCat("datatype ", type, ", expected INT64"));
   }
   return out;
 }
 
 absl::StatusOr<std::vector<std::string>> Strings(const InputTensor& tensor) {
   if (tensor.datatype != "BYTES") {
-    return TensorError(tensor.name, absl::StrCat("datatype ", tensor.datatype, ", expected BYTES"));
+    return InputError(tensor.name, absl::StrCat("datatype ", tensor.datatype, ", expected BYTES"));
   }
   std::vector<std::string> out;
   if (tensor.raw != nullptr) {
@@ -285,7 +285,7 @@ absl::StatusOr<std::vector<std::string>> Strings(const InputTensor& tensor) {
 
 absl::StatusOr<bool> SingleBool(const InputTensor& tensor) {
   if (tensor.datatype != "BOOL" || tensor.elements != 1) {
-    return TensorError(tensor.name, "expected one BOOL");
+    return InputError(tensor.name, "expected one BOOL");
   }
   return tensor.raw != nullptr ? (*tensor.raw)[0] != 0 : tensor.contents->bool_contents(0);
 }

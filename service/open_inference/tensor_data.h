@@ -24,6 +24,9 @@ struct InputTensor {
   const inference::InferTensorContents* contents = nullptr;
 };
 
+// INVALID_ARGUMENT about an input.
+absl::Status InputError(absl::string_view name, absl::string_view what);
+
 // Pairs the request's inputs with their data. INVALID_ARGUMENT names tensor, found and expected.
 // The result points into the request.
 absl::StatusOr<std::map<std::string, InputTensor>> BindInputs(

@@ -19,8 +19,8 @@ def client(server):
     server.client.unload_model(DECODER)
 
 
-def ids_input(ids):
-    tensor = triton.InferInput("input_ids", list(ids.shape), "INT64")
+def ids_input(ids, name="input_ids"):
+    tensor = triton.InferInput(name, list(ids.shape), "INT64")
     tensor.set_data_from_numpy(ids.astype(np.int64))
     return tensor
 
@@ -77,6 +77,19 @@ def test_logits(client):
     assert result.get_response().id == "a1" and result.get_response().model_version == "1"
     alone = client.infer(DECODER, [ids_input(ids[1:])]).as_numpy("logits")
     np.testing.assert_allclose(alone[0], logits[1], rtol=1e-3, atol=1e-3)
+
+
+def test_padding(client):
+    """A padded row's logits are those of the row alone; masked positions on the left give zeros."""
+    ids = np.array([[0, 0, 20, 300], [1, 20, 300, 0]])
+    mask = np.array([[0, 0, 1, 1], [1, 1, 1, 0]])
+    logits = client.infer(DECODER, [ids_input(ids), ids_input(mask, "attention_mask")]).as_numpy("logits")
+    for row, tokens, at in ((0, [20, 300], slice(2, 4)), (1, [1, 20, 300], slice(0, 3))):
+        alone = client.infer(DECODER, [ids_input(np.array([tokens]))]).as_numpy("logits")[0]
+        np.testing.assert_allclose(logits[row, at], alone, rtol=1e-3, atol=1e-3)
+    assert not logits[0, :2].any()
+    hole = ids_input(np.array([[1, 0, 1, 1], [1, 1, 1, 1]]), "attention_mask")
+    assert status_of(client.infer, DECODER, [ids_input(ids), hole])[0] == "StatusCode.UNIMPLEMENTED"
 
 
 def test_classification(client):

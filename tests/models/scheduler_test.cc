@@ -362,6 +362,23 @@ TEST(Scheduler, LogitsOfABatchEqualThoseOfEachSequence) {
   EXPECT_EQ(model->Encode({{1}}, false).status().code(), absl::StatusCode::kUnimplemented);
 }
 
+TEST(Scheduler, StopsWorkWhoseCallerHasGone) {
+  const auto model = LoadTiny();
+  const auto gone = [] { return true; };
+  EXPECT_EQ(model->Logits({Prompt(1, 9)}, gone).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(model->Score(Prompt(1, 9), 1, gone).status().code(), absl::StatusCode::kCancelled);
+  // Many sequences take several slices; the caller goes after the first.
+  int looks = 0;
+  const std::vector<std::vector<int32_t>> many(200, Prompt(2, 60));
+  EXPECT_EQ(model->Logits(many, [&] { return ++looks > 1; }).status().code(),
+            absl::StatusCode::kCancelled);
+  EXPECT_EQ(looks, 2);
+  EXPECT_TRUE(model->Logits({Prompt(1, 9)}, [] { return false; }).ok());
+  const auto encoder = Model::Load(RandomEncoder(TinyEncoderConfig(), 5), {}).value();
+  EXPECT_EQ(encoder->Encode({{1, 2}}, true, gone).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(encoder->Encode({{1, 2}}, true).ok());
+}
+
 TEST(Scheduler, ServesManyClientsAtOnce) {
   const auto model = LoadTiny({.max_sequences = 4}, /*tokenizer=*/true);
   const std::vector<int32_t> expected = GenerateAlone(*model, Prompt(1, 20), 20);
