@@ -1,6 +1,7 @@
 #include "quantizers/codecs/bitsandbytes.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "absl/strings/match.h"
@@ -112,6 +113,10 @@ absl::Status ReadNestedScales(const ModuleTensors& tensors, const BnbQuantState&
     out->scale[b] =
         nested.code_table[nested.scale_codes[b]] * nested.super_scale[b / nested.super_size] +
         nested.shift;
+    if (!std::isfinite(out->scale[b])) {
+      return TensorError(tensors, "weight.absmax",
+                         absl::StrCat("the scale of block ", b, " overflows float32"));
+    }
   }
   out->nested = std::move(nested);
   return absl::OkStatus();

@@ -129,6 +129,11 @@ absl::Status DecodeTwoLevelScales(const ModuleTensors& tensors, QuantizedTensor*
   for (const float scale : local) {
     nested.scale_codes.push_back(E4M3FromFloat(scale));
     out->scale.push_back(scale / whole[0]);
+    if (!std::isfinite(out->scale.back())) {
+      return TensorError(tensors, "weight_global_scale",
+                         absl::StrCat("is so small that the scale of group ", out->scale.size() - 1,
+                                      " overflows float32"));
+    }
   }
   out->scale_dtype = DType::kF8E4M3;
   out->nested = std::move(nested);

@@ -60,6 +60,7 @@ void CheckRefused(const std::string& method, const std::map<std::string, std::st
 }
 
 const std::vector<uint8_t> kNan = {0, 0, 0xc0, 0x7f};
+const std::vector<uint8_t> kHuge = {0, 0, 0x7f, 0x7f};
 
 TEST(BrokenTensors, BitsAndBytesFourBit) {
   const std::string state = "weight.quant_state.bitsandbytes__fp4";
@@ -77,6 +78,14 @@ TEST(BrokenTensors, BitsAndBytesFourBit) {
        {"absmax of floats", Replace("weight.absmax", DType::kF32, {8}), "expected U8 [8]"},
        {"another table", Write("weight.quant_map", {0, 0, 0, 0x3f}), "not the table"},
        {"NaN", Write("weight.nested_absmax", kNan), "element 0 is not a finite number"},
+       {"huge scales",
+        [](TensorMap& tensors) {
+          Write("weight.nested_absmax", kHuge)(tensors);
+          for (size_t i = 0; i < 256; ++i) {
+            std::memcpy(tensors["weight.nested_quant_map"].bytes.data() + 4 * i, kHuge.data(), 4);
+          }
+        },
+        "overflows float32"},
        {"not JSON", Text(state, "{"), "quant_state"},
        {"unknown key", Text(state, json("[8, 64]", ", \"blocksize\": 64, \"x\": 1")), "x"},
        {"block of 48", Text(state, json("[8, 64]", ", \"blocksize\": 48")), "power of two"},
@@ -116,6 +125,7 @@ TEST(BrokenTensors, CompressedTensorsFloats) {
   CheckRefused("compressed-tensors", {{"scheme", "NVFP4A16"}},
                {{"no global scale", Remove("weight_global_scale"), "missing"},
                 {"zero", Write("weight_global_scale", {0, 0, 0, 0}), "is zero"},
+                {"tiny", Write("weight_global_scale", {1, 0, 0, 0}), "overflows float32"},
                 {"NaN scale", Write("weight_scale", {0x7f}), "not a finite number"}});
   CheckRefused("compressed-tensors", {{"scheme", "MXFP4A16"}},
                {{"NaN exponent", Write("weight_scale", {255}), "255"}});
