@@ -44,9 +44,21 @@ class FolderSink final : public CheckpointSink {
   std::unique_ptr<CheckpointFolderWriter> writer_;
 };
 
-// Upper bound of the safetensors header: a name, a dtype, a shape and two offsets for every tensor.
-uint64_t HeaderBytes(const JobPlan& plan) {
+std::map<std::string, std::string> HeaderTexts(const JobPlan& plan) {
+  if (plan.codec == nullptr) return {};
+  std::vector<WrittenParameter> parameters;
+  for (const PlannedParameter& parameter : plan.parameters) {
+    parameters.push_back({parameter.source.name, parameter.source.shape, parameter.kept_dtype,
+                          parameter.scheme != nullptr});
+  }
+  return plan.codec->HeaderTexts(parameters);
+}
+
+// Upper bound of the safetensors header: a name, a dtype, a shape and two offsets for every tensor,
+// and the texts, in which every quote is escaped.
+uint64_t HeaderBytes(const JobPlan& plan, const std::map<std::string, std::string>& texts) {
   uint64_t bytes = 1024;
+  for (const auto& [key, text] : texts) bytes += key.size() + 2 * text.size() + 8;
   for (const PlannedParameter& parameter : plan.parameters) {
     const int tensors = parameter.scheme ? plan.codec->max_tensors_per_matrix() : 1;
     bytes += tensors * (parameter.source.name.size() + 144);
@@ -74,12 +86,15 @@ absl::StatusOr<std::unique_ptr<CheckpointSink>> CreateFolderSink(
                                          .overwrite = options.overwrite,
                                          .keep_partial = options.resume,
                                          .expected_bytes = ExpectedBytes(plan)}));
+  std::map<std::string, std::string> texts = HeaderTexts(plan);
+  const uint64_t header_bytes = HeaderBytes(plan, texts);
   ASSIGN_OR_RETURN(
       std::unique_ptr<CheckpointFolderWriter> writer,
       CheckpointFolderWriter::Create(std::move(output), {.max_shard_bytes = options.max_shard_bytes,
-                                                         .header_reserve = HeaderBytes(plan),
+                                                         .header_reserve = header_bytes,
                                                          .fingerprint = plan.fingerprint,
-                                                         .resume = options.resume}));
+                                                         .resume = options.resume,
+                                                         .metadata = std::move(texts)}));
   return std::make_unique<FolderSink>(plan, std::move(writer));
 }
 

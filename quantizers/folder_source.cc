@@ -31,6 +31,9 @@ class FolderModule final : public ModuleTensors {
   absl::StatusOr<Tensor> Read(absl::string_view local) const override {
     return folder_.Read(FullName(local));
   }
+  std::string HeaderText(absl::string_view local) const override {
+    return folder_.Metadata(FullName(local));
+  }
 
  private:
   std::string FullName(absl::string_view local) const {

@@ -87,6 +87,7 @@ Method CompressedTensorsMethod();
 Method FineGrainedFp8Method();
 Method FbgemmFp8Method();
 Method EetqMethod();
+Method TorchAoMethod();
 
 // Transformers' rule for skip lists: a pattern matches as a regex anchored at the start that ends
 // at a dot boundary, or as a suffix of the module name

@@ -17,6 +17,7 @@ const std::vector<Method>& Table() {
       FineGrainedFp8Method(),
       FbgemmFp8Method(),
       EetqMethod(),
+      TorchAoMethod(),
       GgufMethod(),
   };
   return *table;

@@ -95,6 +95,16 @@ class ShardedFolder : public CheckpointFolder {
     return entry == shard_of_.end() ? nullptr : shards_[entry->second]->Find(name);
   }
 
+  std::string Metadata(absl::string_view key) const override {
+    for (auto shard = shards_.rbegin(); shard != shards_.rend(); ++shard) {
+      const std::map<std::string, std::string>& metadata = (*shard)->header().metadata;
+      if (const auto found = metadata.find(std::string(key)); found != metadata.end()) {
+        return found->second;
+      }
+    }
+    return "";
+  }
+
   absl::StatusOr<Tensor> Read(absl::string_view name) const override {
     const auto entry = shard_of_.find(name);
     if (entry == shard_of_.end()) {

@@ -36,6 +36,9 @@ class CheckpointFolder {
 
   virtual const std::vector<std::string>& names() const = 0;  // in file order, shard by shard
   virtual const TensorInfo* Find(absl::string_view name) const = 0;
+  // The text under `key` in the __metadata__ of the shards, "" when there is none; the last shard
+  // that has it wins.
+  virtual std::string Metadata(absl::string_view key) const = 0;
   virtual absl::StatusOr<Tensor> Read(absl::string_view name) const = 0;
   virtual uint64_t stored_bytes() const = 0;  // of all tensors
 };
@@ -52,6 +55,7 @@ class CheckpointFolderWriter {
     uint64_t header_reserve = 1 << 16;  // upper bound of one shard's header
     std::string fingerprint;            // of the job; a resume with another is FAILED_PRECONDITION
     bool resume = false;  // the output was created with keep_partial; nothing there: starts anew
+    std::map<std::string, std::string> metadata = {};  // of every shard, besides "format": "pt"
   };
   static absl::StatusOr<std::unique_ptr<CheckpointFolderWriter>> Create(
       std::unique_ptr<AtomicOutput> output, const Options& options);

@@ -270,7 +270,9 @@ absl::StatusOr<uint64_t> JournaledWriter::Finish(const std::string& config_json)
         "tensor ", Quoted(group_.tensors[0].info.name), " belongs to no complete group"));
   }
   if (shards_.empty()) RETURN_IF_ERROR(OpenShard({}));
-  for (const auto& shard : shards_) RETURN_IF_ERROR(shard->Finish({{"format", "pt"}}));
+  std::map<std::string, std::string> metadata = options_.metadata;
+  metadata["format"] = "pt";
+  for (const auto& shard : shards_) RETURN_IF_ERROR(shard->Finish(metadata));
   if (shards_.size() > 1) {
     ASSIGN_OR_RETURN(const std::string index, IndexJson());
     RETURN_IF_ERROR(WriteSideFile("model.safetensors.index.json", index));

@@ -4,7 +4,7 @@
 #ifndef QUANTD_QUANTIZERS_CODECS_CODEC_H_
 #define QUANTD_QUANTIZERS_CODECS_CODEC_H_
 
-#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,6 +31,16 @@ class ModuleTensors {
   // dtype and shape without reading; NOT_FOUND names module and tensor.
   virtual absl::StatusOr<TensorView> Describe(absl::string_view local_name) const = 0;
   virtual absl::StatusOr<Tensor> Read(absl::string_view local_name) const = 0;
+  // What the container's header says about `<module>.<local_name>`; "" when it says nothing.
+  virtual std::string HeaderText(absl::string_view /*local_name*/) const { return ""; }
+};
+
+// A parameter of a checkpoint that is being written.
+struct WrittenParameter {
+  std::string name;           // "model.layers.0.mlp.down_proj.weight"
+  Shape shape;                // logical: [out, in] of a matrix
+  DType dtype = DType::kF32;  // of a matrix: before it was quantized
+  bool is_quantized = false;
 };
 
 class Codec {
@@ -51,6 +61,12 @@ class Codec {
   virtual absl::StatusOr<std::vector<NamedTensor>> Encode(const QuantizedTensor& weight) const = 0;
   // Upper bound of tensors that Encode gives for one matrix.
   virtual int max_tensors_per_matrix() const = 0;
+  // Texts that the header of every file of the checkpoint must carry, for libraries that rebuild
+  // tensors from it.
+  virtual std::map<std::string, std::string> HeaderTexts(
+      const std::vector<WrittenParameter>& /*parameters*/) const {
+    return {};
+  }
 };
 
 // The codec that reads a checkpoint with this quantization_config (JSON text). INVALID_ARGUMENT for

@@ -64,6 +64,8 @@ Vector<Lanes> SumVectors(const float* values, int64_t count) {
   return sums[0];
 }
 
+}  // namespace
+
 float TorchSum(std::span<const float> values) {
   constexpr int kLanes = 8;
   const int64_t size = static_cast<int64_t>(values.size());
@@ -75,8 +77,6 @@ float TorchSum(std::span<const float> values) {
   for (const float lane : partial.lane) sum += lane;
   return sum;
 }
-
-}  // namespace
 
 float TorchMean(std::span<const float> values) {
   return TorchSum(values) / static_cast<float>(values.size());

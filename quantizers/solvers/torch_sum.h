@@ -6,10 +6,12 @@
 
 namespace quantd {
 
-// torch.mean of a contiguous float32 vector on one CPU thread: the cascade sum of
-// aten/src/ATen/native/cpu/SumKernel.cpp (torch 2.15) with its 8-lane vectors, divided by the
-// count. torch itself splits vectors of 32768 elements and more among its threads, so there its own
+// torch.sum of a contiguous float32 vector on one CPU thread: the cascade sum of
+// aten/src/ATen/native/cpu/SumKernel.cpp (torch 2.15) with its 8-lane vectors.
+// torch itself splits vectors of 32768 elements and more among its threads, so there its own
 // last bit depends on the machine; this is what one thread gives. `values` is not empty.
+float TorchSum(std::span<const float> values);
+// The same divided by the count.
 float TorchMean(std::span<const float> values);
 
 }  // namespace quantd

@@ -104,6 +104,30 @@ TEST(BrokenTensors, BitsAndBytesInt8) {
                 {"turing order", Write("weight_format", {2}), "expected 0 (row)"}});
 }
 
+TEST(BrokenTensors, TorchAo) {
+  CheckRefused("torchao", {{"group_size", "32"}},
+               {{"no scales", Remove("_weight_scale"), "missing"},
+                {"bf16 scales", Replace("_weight_scale", DType::kBF16, {8, 2}), "expected F32"},
+                {"transposed scales", Replace("_weight_scale", DType::kF32, {2, 8}), "[8, 2]"},
+                {"NaN scale", Write("_weight_scale", kNan), "not a finite number"},
+                {"zero points too few", Replace("_weight_zero_point", DType::kI8, {8}), "[8, 2]"},
+                {"group does not divide", Replace("_weight_qdata", DType::kI8, {8, 65}), "divide"},
+                {"rank 1", Replace("_weight_qdata", DType::kI8, {512}), "a matrix"},
+                {"zero rows", Replace("_weight_qdata", DType::kI8, {0, 64}), "a matrix"},
+                {"both weights", Replace("weight", DType::kF32, {8, 64}), "one of them"}});
+  CheckRefused("torchao", {{"bits", "4"}, {"group_size", "32"}},
+               {{"no zero points", Remove("_weight_zero_point"), "missing"},
+                {"scales not transposed", Replace("_weight_scale", DType::kF32, {8, 2}), "[2, 8]"},
+                {"too narrow", Replace("_weight_qdata", DType::kI8, {8, 16}), "[1, 8]"},
+                {"NaN offset", Write("_weight_zero_point", kNan), "not a finite number"}});
+  CheckRefused("torchao", {{"bits", "3"}},
+               {{"a code beyond 3 bits", Write("_weight_qdata", {4}), "does not fit 3 bits"},
+                {"no zero points", Remove("_weight_zero_point"), "missing"}});
+  CheckRefused("torchao", {{"quant_type", "Float8WeightOnlyConfig"}},
+               {{"NaN", Write("_weight_qdata", {0x7f}), "element 0 is NaN"},
+                {"e5m2", Replace("_weight_qdata", DType::kF8E5M2, {8, 64}), "expected F8_E4M3"}});
+}
+
 TEST(BrokenTensors, CompressedTensorsPacked) {
   CheckRefused(
       "compressed-tensors", {{"group_size", "32"}, {"symmetric", "false"}},

@@ -65,7 +65,7 @@ void CheckModel(const std::string& folder, const TensorMap& source) {
 TEST(GoldenModels, EveryMatrixIsUpstreams) {
   int models = 0;
   for (const std::string method :
-       {"bitsandbytes", "compressed-tensors", "finegrained_fp8", "eetq"}) {
+       {"bitsandbytes", "compressed-tensors", "finegrained_fp8", "eetq", "torchao"}) {
     for (const std::string& variant : GoldenVariants(method, "model-")) {
       SCOPED_TRACE(method + "/" + variant);
       ++models;

@@ -110,6 +110,16 @@ TEST(Options, RefusesWrongValues) {
       {"compressed-tensors", {{"type", "float"}, {"num_bits", "5"}}, "4, 6 or 8"},
       {"compressed-tensors", {{"targets", "re:(?!x)y"}}, "no lookaround"},
       {"fp8", {{"weight_block_size", "0,128"}}, "rows,columns"},
+      {"torchao", {{"bits", "9"}}, "one of 1, 2"},
+      {"torchao", {{"quant_type", "int4_weight_only"}}, "one of Int8WeightOnlyConfig"},
+      {"torchao", {{"bits", "4"}, {"quant_type", "Int8WeightOnlyConfig"}}, "contradicts"},
+      {"torchao", {{"mapping_type", "ASYMMETRIC"}}, "has no such field"},
+      {"torchao", {{"group_size", "32"}, {"granularity", "PerRow"}}, "contradicts"},
+      {"torchao", {{"group_size", "0"}}, "group_size"},
+      {"torchao", {{"group_size", "-1"}, {"bits", "4"}}, "group_size"},
+      {"torchao", {{"group_size", "7"}, {"bits", "4"}}, "even"},
+      {"torchao", {{"bits", "1"}, {"mapping_type", "SYMMETRIC_NO_CLIPPING_ERR"}}, "int1"},
+      {"torchao", {{"granularity", "PerAxis"}}, "PerTensor or PerRow"},
       {"fp8", {{"weight_block_size", "128"}}, "rows,columns"},
   };
   for (const BadOptions& bad : cases) {
@@ -136,14 +146,32 @@ TEST(Configs, RefuseWrongNumbersBeforeUsingThem) {
               StatusCode::kInvalidArgument);
   }
   for (const char* json :
-       {"", "[]", "{", "{}", R"({"quant_method": 4})",
+       {"",
+        "[]",
+        "{",
+        "{}",
+        R"({"quant_method": 4})",
         R"({"quant_method": "fp8", "a": {}, "a": 1})",
         R"({"quant_method": "fp8", "weight_block_size": [0, 128]})",
         R"({"quant_method": "fp8", "weight_block_size": [128]})",
-        R"({"quant_method": "fp8", "scale_fmt": "int"})", R"({"quant_method": "bitsandbytes"})",
-        R"({"load_in_4bit": true, "bnb_4bit_quant_type": "nf5"})", R"({"load_in_4bit": 1})",
+        R"({"quant_method": "fp8", "scale_fmt": "int"})",
+        R"({"quant_method": "bitsandbytes"})",
+        R"({"load_in_4bit": true, "bnb_4bit_quant_type": "nf5"})",
+        R"({"load_in_4bit": 1})",
         R"({"quant_method": "compressed-tensors"})",
         R"({"quant_method": "compressed-tensors", "config_groups": {"W9A16": ["Linear"]}})",
+        R"({"quant_method": "torchao"})",
+        R"({"quant_method": "torchao", "quant_type": "int8_weight_only"})",
+        R"({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig",
+            "_version": 1, "_data": {}}}})",
+        R"({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig",
+            "_version": 2, "_data": {"colour": 1}}}})",
+        R"({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig",
+            "_version": 2, "_data": {"group_size": 32}}}})",
+        R"({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig",
+            "_version": 2, "_data": {"group_size": 9223372036854775808}}}})",
+        R"({"quant_method": "torchao", "quant_type": {"default": {"_type": "FqnToConfig",
+            "_data": {"fqn_to_config": {"re:(((": null}}}}})",
         R"({"quant_method": "nothing"})"}) {
     EXPECT_EQ(RecipeFromConfig(json).status().code(), StatusCode::kInvalidArgument) << json;
   }
@@ -164,6 +192,32 @@ TEST(Configs, PresetNamesAndUnknownTopLevelKeysAreUpstreams) {
   EXPECT_EQ(described("model.layers.0.self_attn.q_proj"), "float8 channel, float-quantized");
   EXPECT_EQ(described("lm_head"), "kept");
   EXPECT_THAT((*recipe)->QuantizationConfig(ModelConfig()), HasSubstr("\"mixed-precision\""));
+}
+
+TEST(Configs, TorchAoFindsModulesByNameThenPatternThenDefault) {
+  const auto recipe = RecipeFromConfig(
+      R"({"quant_method": "torchao", "modules_to_not_convert": ["model.layers.1"], "quant_type":
+          {"default": {"_type": "FqnToConfig", "_version": 1, "_data": {"fqn_to_config": {
+            "_default": {"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": {}},
+            "re:.*down_proj": {"_type": "Int4WeightOnlyConfig", "_version": 2, "_data": {}},
+            "model.layers.0.mlp.down_proj": null,
+            "model.embed_tokens": {"_type": "IntxWeightOnlyConfig", "_version": 2, "_data": {}}
+          }}}}})");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const auto described = [&](const std::string& module, bool is_linear = true) {
+    ModuleInfo info;
+    info.name = module;
+    info.is_linear = is_linear;
+    info.rows = info.cols = 128;
+    const Scheme* scheme = (*recipe)->SchemeFor(info, ModelConfig());
+    return scheme == nullptr ? "kept" : scheme->Describe();
+  };
+  EXPECT_EQ(described("model.layers.0.mlp.up_proj"), "int8 rows, Int8WeightOnlyConfig");
+  EXPECT_EQ(described("model.layers.0.mlp.down_proj"), "kept");
+  EXPECT_EQ(described("model.layers.2.mlp.down_proj"), "int4 group 128, Int4WeightOnlyConfig");
+  EXPECT_EQ(described("model.layers.1.mlp.down_proj"), "kept");
+  EXPECT_EQ(described("model.embed_tokens", false), "int8 rows, IntxWeightOnlyConfig");
+  EXPECT_EQ(described("model.other_embeddings", false), "kept");
 }
 
 TEST(SkipLists, MatchAsTransformersDoes) {
