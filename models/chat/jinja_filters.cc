@@ -30,11 +30,7 @@ Value ToInteger(const Value& value, const Value& fallback) {
   return fallback;
 }
 
-std::string IndentText(const std::string& text, const Value& width, bool first) {
-  const std::string pad =
-      width.IsString()
-          ? width.String()
-          : std::string(std::clamp<int64_t>(width.IsInteger() ? width.Integer() : 4, 0, 256), ' ');
+std::string IndentText(const std::string& text, const std::string& pad, bool first) {
   std::string out = first ? pad : "";
   for (size_t i = 0; i < text.size(); ++i) {
     out += text[i];
@@ -54,14 +50,17 @@ Value Interpreter::Filter(const std::string& name, const Value& value, const Arg
     return fallback.IsUndefined() ? Value("") : fallback;
   }
   if (name == "tojson") {
-    const Value indent = arguments.Get(0, "indent");
-    // Quotes, escapes and indentation may make it 20 times as long.
-    if (!Charge(value.weight()) || !Step(value.weight() / 8)) return Value();
-    std::string json = ToJson(
-        value,
-        indent.IsInteger() ? static_cast<int>(std::clamp<int64_t>(indent.Integer(), 0, 16)) : -1);
-    return Text(std::move(json));
+    const Value width = arguments.Get(0, "indent");
+    const int64_t indent = width.IsInteger() ? std::clamp<int64_t>(width.Integer(), 0, 16) : -1;
+    // An escape takes six bytes, a line break with its indentation comes with every element.
+    const size_t longest = 6 + std::max<int64_t>(indent, 0) * (value.depth() + 1) / 8;
+    const size_t weight = value.weight();
+    if (!Charge(weight > limits_.made_bytes ? weight : weight * longest) || !Step(weight / 8)) {
+      return Value();
+    }
+    return ToJson(value, static_cast<int>(indent));
   }
+  if (value.IsString() && !StepThrough(value.String().size())) return Value();
   if (name == "length" || name == "count") return LengthOf(value);
   if (name == "safe") return value;
   if (name == "string") return Text(TextOf(value));
@@ -97,7 +96,10 @@ Value Interpreter::TextFilter(const std::string& name, const Value& value,
   const std::string text = value.IsString() ? value.String() : "";
   const auto need_text = [&] { return value.IsString() ? text : TextOf(value); };
   if (!Step(1 + text.size() / 64)) return Value();
-  if (name == "trim") return Text(StripText(need_text(), arguments.Get(0, "chars"), true, true));
+  if (name == "trim") {
+    if (!StepStrip(text, arguments.Get(0, "chars"))) return Value();
+    return Text(StripText(need_text(), arguments.Get(0, "chars"), true, true));
+  }
   if (name == "upper") return Text(UpperText(need_text()));
   if (name == "lower") return Text(LowerText(need_text()));
   if (name == "title") return Text(TitleText(need_text()));
@@ -107,16 +109,21 @@ Value Interpreter::TextFilter(const std::string& name, const Value& value,
     return StringMethod(need_text(), "replace", replace);
   }
   if (name == "indent") {
-    if (!Charge(text.size() * 8)) return Value();
-    return Text(
-        IndentText(need_text(), arguments.Get(0, "width"), arguments.Get(1, "first").Truth()));
+    const std::string lines = need_text();
+    const Value width = arguments.Get(0, "width");
+    const int64_t blanks = width.IsInteger() ? std::clamp<int64_t>(width.Integer(), 0, 256) : 4;
+    const std::string pad = width.IsString() ? TextOf(width) : std::string(blanks, ' ');
+    const size_t breaks = 1 + std::count(lines.begin(), lines.end(), '\n');
+    if (!Charge(lines.size()) || !Charge(breaks * pad.size())) return Value();
+    return IndentText(lines, pad, arguments.Get(1, "first").Truth());
   }
   if (name == "escape" || name == "e") {
     std::string out = need_text();
+    if (!Charge(out.size() * 5)) return Value();  // "&#34;"
     static constexpr std::pair<const char*, const char*> kEntities[] = {
         {"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"\"", "&#34;"}, {"'", "&#39;"}};
     for (const auto& [from, to] : kEntities) out = ReplaceText(out, from, to, -1);
-    return Text(std::move(out));
+    return out;
   }
   *known = false;
   return Value();
@@ -169,13 +176,21 @@ Value Interpreter::Map_(const Value& value, const Arguments& arguments) {
   if (arguments.positional.size() > 1) {
     rest.positional.assign(arguments.positional.begin() + 1, arguments.positional.end());
   }
+  if (call_depth_ >= limits_.call_depth) {
+    status_ = absl::ResourceExhaustedError(
+        absl::StrCat("chat template: map() of map() deeper than ", limits_.call_depth));
+    return Value();
+  }
+  ++call_depth_;
   List out;
   for (const Value& element : Elements(value)) {
-    if (!Step()) return Value();
+    if (!Step(1 + rest.size())) break;
     out.push_back(attribute != nullptr ? Item(element, *attribute)
                                        : Filter(TextOf(name), element, rest));
+    if (out.back().AsNamespace() != nullptr) Unsupported("a namespace in a list");
   }
-  return out;
+  --call_depth_;
+  return ok() ? Value(std::move(out)) : Value();
 }
 
 Value Interpreter::ListFilter(const std::string& name, const Value& value,
@@ -189,7 +204,7 @@ Value Interpreter::ListFilter(const std::string& name, const Value& value,
   if (name == "map") return Map_(value, arguments);
   const auto order = [this](const Value& a, const Value& b) {
     bool comparable = false;
-    const int result = Compare(a, b, &comparable);
+    const int result = Order(a, b, &comparable);
     if (!comparable) Fail("cannot sort values of these types");
     return comparable ? result : 0;
   };
@@ -265,6 +280,10 @@ bool Interpreter::Test(const std::string& name, const Value& value, const Argume
   if (name == "in") return Contains(other, value).Truth();
   if (name == "equalto" || name == "eq" || name == "sameas") return Same(value, other);
   if (name == "ne") return !Same(value, other);
+  if ((name == "lower" || name == "upper") && value.IsString() &&
+      !Step(value.String().size() / 64)) {
+    return false;
+  }
   if (name == "lower") return value.IsString() && LowerText(value.String()) == value.String();
   if (name == "upper") return value.IsString() && UpperText(value.String()) == value.String();
   static constexpr std::pair<const char*, const char*> kOrders[] = {

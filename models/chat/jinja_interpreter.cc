@@ -49,6 +49,18 @@ bool Interpreter::Charge(size_t bytes) {
   return ok();
 }
 
+bool Interpreter::StepSearch(absl::string_view text, absl::string_view part) {
+  return Step(1 + text.size() / 64 * (1 + part.size() / 256));
+}
+
+bool Interpreter::HasRoom(const Map& map) {
+  if (ok() && map.size() > limits_.map_entries) {
+    status_ = absl::ResourceExhaustedError(
+        absl::StrCat("chat template: a mapping of more than ", limits_.map_entries, " entries"));
+  }
+  return ok();
+}
+
 void Interpreter::Emit(absl::string_view text) {
   if (Charge(text.size())) absl::StrAppend(&output_, text);
 }
@@ -148,6 +160,7 @@ void Interpreter::RunSet(const Statement& statement) {
     }
   }
   space->fields.emplace_back(statement.names[1], value);
+  HasRoom(space->fields);
 }
 
 namespace {

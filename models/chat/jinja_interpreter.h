@@ -16,8 +16,9 @@ namespace quantd::jinja {
 struct Limits {
   size_t steps = 1'000'000;              // statements and expressions evaluated
   size_t made_bytes = size_t{64} << 20;  // strings and lists made on the way, output included
-  int call_depth = 32;                   // macros
+  int call_depth = 32;                   // macros, map() of map()
   int value_depth = 64;                  // lists in lists
+  size_t map_entries = 1024;             // of one mapping, which is searched from its front
 };
 
 // Arguments of a call, filter or test.
@@ -49,9 +50,16 @@ class Interpreter {
   Value Unsupported(absl::string_view what);
   bool Step(size_t count = 1);
   bool Charge(size_t bytes);  // before bytes are made
-  // Text and equality of values that may be large: charged.
+  // Before going through text as memory is compared or copied, and before looking for `part` in it,
+  // which at worst compares the two at every place.
+  bool StepThrough(size_t bytes) { return Step(bytes / 1024); }
+  bool StepSearch(absl::string_view text, absl::string_view part);
+  bool StepStrip(absl::string_view text, const Value& characters);
+  bool HasRoom(const Map& map);  // whether it is small enough
+  // Text, equality and order of values that may be large: charged.
   std::string TextOf(const Value& value);
   bool Same(const Value& a, const Value& b);
+  int Order(const Value& a, const Value& b, bool* comparable);
 
   // Statements (jinja_interpreter.cc).
   Flow RunBody(const std::vector<Statement>& body);
@@ -71,16 +79,21 @@ class Interpreter {
   Value Arithmetic(char op, const Value& left, const Value& right);
   Value Contains(const Value& container, const Value& element);
   Value Lookup(const std::string& name);
+  Value Text(std::string text);  // charged
+
+  // Parts of values (jinja_subscripts.cc).
   Value Attribute(const Value& value, const std::string& name);
   Value Item(const Value& value, const Value& key);
   Value Slice(const Expression& expression);
+  Value SliceText(const std::string& text, const Value& start, const Value& stop, int64_t step);
+  // The elements that a loop over `value` visits.
+  List Elements(const Value& value);
+
+  // Calls (jinja_calls.cc).
   Value Call(const Expression& expression);
   Value CallMacro(const Macro& macro, const Arguments& arguments);
   Value CallGlobal(const std::string& name, const Arguments& arguments);
   Arguments EvaluateArguments(const Expression& expression);
-  // The elements that a loop over `value` visits.
-  List Elements(const Value& value);
-  Value Text(std::string text);  // charged
 
   // Methods (jinja_methods.cc).
   Value CallMethod(const Value& self, const std::string& name, const Arguments& arguments);
@@ -101,7 +114,7 @@ class Interpreter {
 
   Limits limits_;
   size_t steps_ = 0, made_bytes_ = 0;
-  int call_depth_ = 0;
+  int call_depth_ = 0;  // macros, and filters that apply a filter
   size_t line_ = 1;
   std::vector<Scope> scopes_;
   std::string output_;

@@ -86,6 +86,11 @@ size_t CharacterCount(absl::string_view text) {
       text.begin(), text.end(), [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; }));
 }
 
+bool Interpreter::StepStrip(absl::string_view text, const Value& characters) {
+  const size_t each = characters.IsString() ? 1 + characters.String().size() / 4 : 1;
+  return Step(1 + text.size() / 64 * each);
+}
+
 Value Interpreter::CallMethod(const Value& self, const std::string& name,
                               const Arguments& arguments) {
   if (self.IsString()) {
@@ -99,6 +104,7 @@ Value Interpreter::CallMethod(const Value& self, const std::string& name,
   }
   if (name == "count" || name == "index") {
     const List& list = self.AsList();
+    if (!Step(list.size())) return Value();
     const auto same = [&](const Value& one) { return Same(one, arguments.Get(0, "")); };
     if (name == "count") {
       return static_cast<int64_t>(std::count_if(list.begin(), list.end(), same));
@@ -113,6 +119,13 @@ Value Interpreter::CallMethod(const Value& self, const std::string& name,
 Value Interpreter::StringMethod(const std::string& self, const std::string& name,
                                 const Arguments& arguments) {
   const Value first = arguments.Get(0, "chars"), second = arguments.Get(1, "");
+  const bool searches =
+      name == "split" || name == "replace" || name == "find" || name == "rfind" || name == "count";
+  if (searches && first.IsString() && !StepSearch(self, first.String())) return Value();
+  const bool strips = name == "strip" || name == "lstrip" || name == "rstrip";
+  if (strips && !StepStrip(self, first)) return Value();
+  // One or a list of them.
+  if (first.IsList() && !Step(first.weight() / 16)) return Value();
   if (name == "strip") return Text(StripText(self, first, true, true));
   if (name == "lstrip") return Text(StripText(self, first, true, false));
   if (name == "rstrip") return Text(StripText(self, first, false, true));
@@ -195,11 +208,14 @@ Value Interpreter::Split(const std::string& self, const Value& separator, const 
   const absl::string_view text = self;
   if (!Charge(self.size() * 2)) return Value();
   if (!separator.IsString()) {  // runs of white space, none at the ends
-    size_t i = 0;
-    while (true) {
-      const std::string rest = StripText(text.substr(i), Value(), true, false);
-      if (rest.empty() || !Charge(64) || !Step(1 + rest.size() / 64)) break;
-      i = text.size() - rest.size();
+    const auto skip_space = [text](size_t i) {
+      for (size_t next = i; next < text.size(); i = next) {
+        if (!IsStripped(NextCharacter(text, &next), Value())) break;
+      }
+      return i;
+    };
+    for (size_t i = skip_space(0); i < text.size(); i = skip_space(i)) {
+      if (!Charge(64)) break;
       size_t end = i;
       while (end < text.size() && left > 0) {
         size_t next = end;

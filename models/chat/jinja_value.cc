@@ -162,7 +162,9 @@ const Map& Value::AsMap() const { return std::get<std::shared_ptr<const MapBox>>
 
 int Value::depth() const {
   if (IsList()) return std::get<std::shared_ptr<const ListBox>>(data_)->depth;
-  return IsMap() ? std::get<std::shared_ptr<const MapBox>>(data_)->depth : 0;
+  if (IsMap()) return std::get<std::shared_ptr<const MapBox>>(data_)->depth;
+  const Function* function = AsFunction();
+  return function != nullptr && function->self != nullptr ? function->self->depth() : 0;
 }
 
 size_t Value::weight() const {

@@ -86,8 +86,9 @@ class Value {
   double Number() const;
   int64_t Integer() const;  // of a bool or integer
 
-  // Levels of lists and mappings in it, and about how many bytes its text takes. A list may hold
-  // another many times over, so both are kept rather than found by walking.
+  // Levels of lists and mappings in it (of a method: in the value it is bound to), and about how
+  // many bytes its text takes. A list may hold another many times over, so both are kept rather
+  // than found by walking.
   int depth() const;
   size_t weight() const;
 

@@ -19,7 +19,8 @@ __attribute__((target("f16c"))) uint16_t F16ByProcessor(float value) {
 }
 
 TEST(FloatTypes, F16AgreesWithTheProcessor) {
-  if (!__builtin_cpu_supports("f16c")) GTEST_SKIP() << "no F16C";
+  // clang 14 cannot ask for f16c; every processor with AVX2 has it.
+  if (!__builtin_cpu_supports("avx2")) GTEST_SKIP() << "no F16C";
   for (uint64_t bits = 0; bits < 0x100000000ull; bits += 65521) {
     const float value = std::bit_cast<float>(static_cast<uint32_t>(bits));
     if (std::isnan(value)) continue;

@@ -90,6 +90,65 @@ TEST(ChatTemplateTest, BombsAreBounded) {
   }
 }
 
+// What is cheap to write down and expensive to do: searching, comparing, copying, nesting.
+TEST(ChatTemplateTest, WorkOnLargeValuesIsCounted) {
+  const std::string large = "{% set s = 'a' * 3000000 %}{% set t = 'a' * 2999999 + 'b' %}";
+  const auto looped = [](absl::string_view body) {
+    return absl::StrCat("{% for i in range(90000) %}{% if ", body, " %}{% endif %}{% endfor %}");
+  };
+  std::string map = "{% set m = {";
+  for (int i = 0; i < 2000; ++i) absl::StrAppend(&map, i, ":0,");
+  std::string maps = "{{ 'a' | map('map'";
+  for (int i = 0; i < 50; ++i) maps += ",'map'";
+  for (const std::string& bomb :
+       {large + looped("s[:1500000] in s[1:]"), large + looped("s == t"), large + looped("s < t"),
+        large + looped("[s, t] | sort"), large + looped("messages[0][s]"),
+        large + looped("s | length"), large + looped("s is lower"), large + looped("s.strip(t)"),
+        large + looped("s | trim(t)"), large + looped("s.replace(t, '')"),
+        large + looped("s.find(t)"), "{% set l = range(90000) | list %}" + looped("l.count(-1)"),
+        "{% set l = range(90000) | map('string') | list %}" + looped("'y'.endswith(l)"),
+        map + "} %}", maps + ") | list }}",
+        std::string("{{ ('\na' * 9000) | indent('b' * 100000) }}"),
+        std::string("{{ ('&' * 20000000) | escape }}"),
+        std::string("{% set ns = namespace(l=range(90000) | list) %}{% for i in range(60) %}"
+                    "{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l | tojson(indent=16) }}"),
+        // A method holds what it is bound to.
+        std::string("{% set ns = namespace(l=[]) %}{% for i in range(90000) %}"
+                    "{% set ns.l = [ns.l.index] %}{% endfor %}")}) {
+    EXPECT_EQ(Render(bomb).status().code(), absl::StatusCode::kResourceExhausted)
+        << bomb.substr(0, 200) << " " << Render(bomb).status();
+  }
+}
+
+TEST(ChatTemplateTest, NamespacesStayOutOfLists) {
+  for (const char* text : {"{% set ns = namespace(x=1) %}{% set ns.x = [ns] %}",
+                           "{% set ns = namespace(x=1) %}{% set ns.x = {'a': ns} %}",
+                           "{% set ns = namespace(x=1) %}"
+                           "{% set ns.x = [missing] | map('default', ns) | list %}"}) {
+    EXPECT_EQ(Render(text).status().code(), absl::StatusCode::kUnimplemented) << text;
+  }
+}
+
+TEST(ChatTemplateTest, TextIsTakenApartByCharacters) {
+  for (const auto& [expression, expected] : std::vector<std::pair<const char*, const char*>>{
+           {"'a\u00e9\u4e2dz'[1]", "\u00e9"},
+           {"'a\u00e9\u4e2dz'[-2]", "\u4e2d"},
+           {"'a\u00e9\u4e2dz'[9]", ""},
+           {"'a\u00e9\u4e2dz'[1:3]", "\u00e9\u4e2d"},
+           {"'a\u00e9\u4e2dz'[:-1]", "a\u00e9\u4e2d"},
+           {"'a\u00e9\u4e2dz'[3:1]", ""},
+           {"'a\u00e9\u4e2dz'[::-1]", "z\u4e2d\u00e9a"},
+           {"'a\u00e9\u4e2dz'[::2]", "a\u4e2d"},
+           {"''[0:1]", ""},
+           {"'  a  b c '.split() | join('|')", "a|b|c"},
+           {"'  a  b c '.split(none, 1) | join('|')", "a|b c "},
+           {"' '.split() | length", "0"}}) {
+    const auto text = Render(absl::StrCat("{{ ", expression, " }}"));
+    ASSERT_TRUE(text.ok()) << expression << ": " << text.status();
+    EXPECT_EQ(*text, expected) << expression;
+  }
+}
+
 TEST(ChatTemplateTest, MistakesAreInvalidArguments) {
   std::string deep;
   for (int i = 0; i < 30000; ++i) deep += "(";
