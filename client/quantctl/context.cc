@@ -14,10 +14,11 @@ namespace quantd::ctl {
 namespace {
 
 constexpr absl::Duration kConnectTimeout = absl::Seconds(5);
+constexpr char kUsagePayload[] = "quantctl/usage";
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::InvalidArgumentError(absl::StrCat("cannot read the file ", path));
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot read the file ", path));
   return std::string(std::istreambuf_iterator<char>(file), {});
 }
 
@@ -87,7 +88,19 @@ absl::Status Context::EnsureLoaded(const std::string& model) {
   return (*connected)->LoadModel(request, call()).status();
 }
 
+void Context::Close() {
+  client_.reset();
+  embedded_.reset();
+}
+
+absl::Status WrongUsage(absl::string_view message) {
+  absl::Status status = absl::InvalidArgumentError(message);
+  status.SetPayload(kUsagePayload, absl::Cord());
+  return status;
+}
+
 int ExitCodeFor(const absl::Status& status) {
+  if (status.GetPayload(kUsagePayload).has_value()) return kWrongUsage;
   switch (status.code()) {
     case absl::StatusCode::kOk:
       return kDone;
@@ -123,7 +136,7 @@ absl::StatusOr<quant::v1::Recipe> RecipeFlags::Build(
   for (const std::string& item : set) {
     const std::pair<std::string, std::string> pair = absl::StrSplit(item, absl::MaxSplits('=', 1));
     if (item.find('=') == std::string::npos || pair.first.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat("--set ", item, ": expected key=value"));
+      return WrongUsage(absl::StrCat("--set ", item, ": expected key=value"));
     }
     if (extra != nullptr && pair.first == "nonfinite") {
       (*extra)[pair.first] = pair.second;

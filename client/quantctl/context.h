@@ -45,6 +45,9 @@ class Context {
   // In --embedded nothing stays loaded between commands, so verbs that infer load first. On a
   // server this does nothing: loading is the user's decision.
   absl::Status EnsureLoaded(const std::string& model);
+  // Ends the connection and the server of --embedded: before the process's statics go, which
+  // running jobs need.
+  void Close();
 
  private:
   std::unique_ptr<EmbeddedServer> embedded_;
@@ -61,6 +64,8 @@ enum ExitCode : int {
   kInterrupted = 130,
 };
 int ExitCodeFor(const absl::Status& status);
+// INVALID_ARGUMENT for a command line that CLI11 cannot tell to be wrong: exit code 2.
+absl::Status WrongUsage(absl::string_view message);
 
 // A verb: adds its subcommand with options; the subcommand's callback sets Context::run.
 struct Verb {

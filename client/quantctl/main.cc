@@ -92,6 +92,7 @@ int Main(int argc, char** argv) {
   if (const int code = Parse(app, argc, argv); code != 0) return code < 0 ? kDone : code;
 
   const absl::Status status = context.run(context);
+  context.Close();
   if (context.cancellation.cancelled()) {
     std::fputs("\nquantctl: interrupted\n", stderr);
     return kInterrupted;

@@ -1,4 +1,6 @@
 // quantctl completion bash|zsh|fish: a script made from the verbs and options themselves.
+#include <google/protobuf/struct.pb.h>
+
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
@@ -53,6 +55,12 @@ std::string Bash(const CLI::App& app) {
 
 std::string Fish(const CLI::App& app) {
   std::string text;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) {
+      absl::StrAppend(&text, "complete -c quantctl -l ", name, " -d '",
+                      absl::StrReplaceAll(option->get_description(), {{"'", "\\'"}}), "'\n");
+    }
+  }
   for (const CLI::App* verb : Verbs(app)) {
     const std::string help = absl::StrReplaceAll(verb->get_description(), {{"'", "\\'"}});
     absl::StrAppend(&text, "complete -c quantctl -n __fish_use_subcommand -a ", verb->get_name(),
@@ -72,10 +80,16 @@ void AddCompletion(CLI::App& app, Context& context) {
       ->required()
       ->check(CLI::IsMember({"bash", "zsh", "fish"}));
   verb->callback([&context, &app, shell] {
-    context.run = [&app, shell](Context&) {
+    context.run = [&app, shell](Context& ctx) {
       std::string script = *shell == "fish" ? Fish(app) : Bash(app);
       if (*shell == "zsh") script = "autoload -U +X bashcompinit && bashcompinit\n" + script;
-      std::fputs(script.c_str(), stdout);
+      if (ctx.json()) {
+        google::protobuf::Struct document;
+        (*document.mutable_fields())["script"].set_string_value(script);
+        ctx.PrintJson(document);
+      } else {
+        std::fputs(script.c_str(), stdout);
+      }
       return absl::OkStatus();
     };
   });

@@ -61,7 +61,7 @@ void PrintUsage(const quant::v1::GenerateUsage& usage) {
 absl::Status Run(Context& context, Flags flags) {
   if (flags.prompt.empty()) {
     if (isatty(STDIN_FILENO)) {
-      return absl::InvalidArgumentError("give a prompt, as an argument or on standard input");
+      return WrongUsage("give a prompt, as an argument or on standard input");
     }
     flags.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
   }

@@ -25,6 +25,8 @@ absl::Status Load(Context& context, const Flags& flags) {
     auto recipe = flags.recipe.Build(nullptr);
     if (!recipe.ok()) return recipe.status();
     *request.mutable_quantize() = *recipe;
+  } else if (flags.recipe.bits != 0 || flags.recipe.group_size != 0 || !flags.recipe.set.empty()) {
+    return WrongUsage("--bits, --group-size and --set need --quantize METHOD");
   }
   auto client = context.client();
   if (!client.ok()) return client.status();

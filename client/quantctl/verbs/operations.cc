@@ -1,6 +1,8 @@
 // quantctl operations [list|get|watch|cancel]
 #include <cstdio>
 
+#include <google/protobuf/empty.pb.h>
+
 #include "absl/strings/str_cat.h"
 #include "client/quantctl/context.h"
 #include "client/quantctl/quantize_report.h"
@@ -98,7 +100,9 @@ void AddOperations(CLI::App& app, Context& context) {
   add("cancel", "stop one; nothing is left behind", [name](Context& ctx) -> absl::Status {
     auto client = ctx.client();
     if (!client.ok()) return client.status();
-    return (*client)->CancelOperation(*name, ctx.call());
+    const absl::Status status = (*client)->CancelOperation(*name, ctx.call());
+    if (status.ok() && ctx.json()) ctx.PrintJson(google::protobuf::Empty());
+    return status;
   });
   verb->callback([&context, verb] {
     if (verb->get_subcommands().empty()) context.run = List;

@@ -18,7 +18,7 @@ absl::StatusOr<quant::v1::NonFinite> NonFiniteOf(const std::map<std::string, std
   if (found == extra.end()) return quant::v1::NON_FINITE_UNSPECIFIED;
   if (found->second == "error") return quant::v1::NON_FINITE_ERROR;
   if (found->second == "zero") return quant::v1::NON_FINITE_ZERO;
-  return absl::InvalidArgumentError(
+  return WrongUsage(
       absl::StrCat("--set nonfinite=", found->second, ": allowed are error and zero"));
 }
 
@@ -30,7 +30,7 @@ std::string DefaultName(const Flags& flags) {
 
 absl::Status Run(Context& context, const Flags& flags) {
   if (flags.recipe.method.empty() == flags.recipe.config_file.empty()) {
-    return absl::InvalidArgumentError("give either --method or --quantization-config");
+    return WrongUsage("give either --method or --quantization-config");
   }
   std::map<std::string, std::string> extra;
   auto recipe = flags.recipe.Build(&extra);

@@ -42,7 +42,7 @@ absl::Status PrintTensors(Context& context, const SafetensorsFile& file, const s
 
 absl::Status Quantize(Context& context, const Flags& flags) {
   if (flags.recipe.method.empty() == flags.recipe.config_file.empty()) {
-    return absl::InvalidArgumentError("give either --method or --quantization-config");
+    return WrongUsage("give either --method or --quantization-config");
   }
   auto recipe = flags.recipe.Build(nullptr);
   if (!recipe.ok()) return recipe.status();
