@@ -1,5 +1,8 @@
 #include "client/quantd/client.h"
 
+#include <random>
+
+#include "absl/strings/str_cat.h"
 #include "client/quantd/connection.h"
 
 namespace quantd {
@@ -26,6 +29,18 @@ Request Named(const std::string& name) {
   return request;
 }
 
+// The request with an id of its own, unless the caller gave it one: by it the server knows a retry.
+template <class Request>
+Request WithRequestId(Request request) {
+  if (request.request_id().empty()) {
+    std::random_device random;
+    request.set_request_id(absl::StrCat(absl::Hex(random(), absl::kZeroPad8),
+                                        absl::Hex(random(), absl::kZeroPad8),
+                                        absl::Hex(random(), absl::kZeroPad8)));
+  }
+  return request;
+}
+
 }  // namespace
 
 // `UNARY(stub, Rpc, request)` inside a Client method with a `call` parameter.
@@ -42,11 +57,11 @@ absl::StatusOr<quant::v1::Method> Client::GetMethod(const std::string& name,
 }
 absl::StatusOr<google::longrunning::Operation> Client::StartQuantize(
     const quant::v1::QuantizeCheckpointRequest& request, const CallOptions& call) {
-  return UNARY(quantization, QuantizeCheckpoint, request);
+  return UNARY(quantization, QuantizeCheckpoint, WithRequestId(request));
 }
 absl::StatusOr<google::longrunning::Operation> Client::StartDequantize(
     const quant::v1::DequantizeCheckpointRequest& request, const CallOptions& call) {
-  return UNARY(quantization, DequantizeCheckpoint, request);
+  return UNARY(quantization, DequantizeCheckpoint, WithRequestId(request));
 }
 absl::StatusOr<google::longrunning::ListOperationsResponse> Client::ListOperations(
     const google::longrunning::ListOperationsRequest& request, const CallOptions& call) {

@@ -92,7 +92,7 @@ def random_decoder(folder, model_type):
               "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "bos_token_id": 1,
               "eos_token_id": 2, "tie_word_embeddings": model_type == "qwen2", "torch_dtype": "float32"}
     if model_type == "mistral":
-        config["sliding_window"] = 32
+        config["sliding_window"] = 128
     head = hidden // heads
     shapes = {"model.embed_tokens.weight": [vocabulary, hidden], "model.norm.weight": [hidden]}
     if model_type != "qwen2":

@@ -83,12 +83,13 @@ class Quantd:
         return [BIN / "quantctl", "--server", self.address, "--output", output, *self.ctl_flags, *map(str, arguments)]
 
     def ctl(self, *arguments, output="json", stdin=None):
-        return Answer(subprocess.run(self.command(*arguments, output=output), capture_output=True, text=True, timeout=PATIENCE,
+        return Answer(subprocess.run(self.command(*arguments, output=output), capture_output=True, text=True, errors="replace",
+                                     timeout=PATIENCE,
                                      **({"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL})))
 
     def start_ctl(self, *arguments, output="json", **options):
         return subprocess.Popen(self.command(*arguments, output=output), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True, **options)
+                                stderr=subprocess.PIPE, text=True, errors="replace", **options)
 
     def must(self, *arguments, **options):
         """The JSON document of a call that has to succeed."""
@@ -97,7 +98,8 @@ class Quantd:
         return answer.json
 
     def operation(self, name):
-        return self.must("operations", "get", name)
+        """Its JSON document; the exit code tells whether the operation failed."""
+        return self.ctl("operations", "get", name).json
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
