@@ -47,13 +47,16 @@ absl::StatusOr<AddedTokens> AddedTokens::Create(const std::vector<AddedTokenSpec
                                                 const Normalizer& normalizer) {
   AddedTokens added;
   added.tokens_ = tokens;
+  // One budget for all: a file may hold any number of them.
+  size_t bytes = 0;
+  for (const AddedTokenSpec& token : tokens) bytes += token.normalized ? token.content.size() : 0;
+  WorkBudget budget(bytes);
   for (size_t i = 0; i < tokens.size(); ++i) {
     const AddedTokenSpec& token = tokens[i];
     if (!token.normalized) {
       added.raw_.Insert(token.content, static_cast<int32_t>(i));
       continue;
     }
-    WorkBudget budget(token.content.size());
     ASSIGN_OR_RETURN(const std::string content, normalizer.Apply(token.content, &budget));
     // A token that normalization leaves nothing of can never be found.
     if (!content.empty()) added.normalized_.Insert(content, static_cast<int32_t>(i));

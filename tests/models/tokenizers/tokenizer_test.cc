@@ -252,6 +252,21 @@ TEST(PatternTest, KnownSplitsEqualTheirRegularExpressions) {
   }
 }
 
+// Each takes a fraction of the time that one text may take, all together a multiple.
+TEST(NormalizerTest, AddedTokensShareOneBudget) {
+  auto spec = *ParseTokenizerJson(
+      Bytes(R"({"type":"Replace","pattern":{"Regex":"(a+)+$"},"content":""})", SplitJson("x")));
+  const int32_t first = static_cast<int32_t>(spec.model.vocabulary.size());
+  for (int i = 0; i < 200; ++i) {
+    AddedTokenSpec token;
+    token.id = first + i;
+    token.content = absl::StrCat(i, std::string(18, 'a'), "b");
+    token.normalized = true;
+    spec.added_tokens.push_back(token);
+  }
+  EXPECT_EQ(Tokenizer::Create(spec).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
 TEST(NormalizerTest, GrowthIsBounded) {
   std::string steps;
   for (int i = 0; i < 40; ++i) {
