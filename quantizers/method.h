@@ -88,6 +88,7 @@ Method FineGrainedFp8Method();
 Method FbgemmFp8Method();
 Method EetqMethod();
 Method TorchAoMethod();
+Method QuarkMethod();
 
 // Transformers' rule for skip lists: a pattern matches as a regex anchored at the start that ends
 // at a dot boundary, or as a suffix of the module name

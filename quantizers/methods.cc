@@ -18,6 +18,7 @@ const std::vector<Method>& Table() {
       FbgemmFp8Method(),
       EetqMethod(),
       TorchAoMethod(),
+      QuarkMethod(),
       GgufMethod(),
   };
   return *table;

@@ -8,6 +8,7 @@
 #include "quantizers/codecs/fp8.h"
 #include "quantizers/codecs/fp8_config.h"
 #include "quantizers/codecs/quantization_config.h"
+#include "quantizers/codecs/quark.h"
 #include "quantizers/codecs/torchao.h"
 
 namespace quantd {
@@ -34,6 +35,10 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
     RETURN_IF_ERROR(ParseEetqConfig(config.quantization_config).status());
     return std::make_unique<EetqCodec>();
   }
+  if (method == "quark") {
+    ASSIGN_OR_RETURN(QuarkConfig parsed, ParseQuarkConfig(config.quantization_config));
+    return std::make_unique<QuarkCodec>(std::move(parsed), config.dtype);
+  }
   if (method == "torchao") {
     ASSIGN_OR_RETURN(TorchAoConfig parsed, ParseTorchAoConfig(config.quantization_config));
     return std::make_unique<TorchAoCodec>(std::move(parsed), config.dtype);
@@ -42,7 +47,7 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
       absl::StrCat("quantization_config.quant_method: found \"",
                    absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
                    "\", expected one of bitsandbytes, compressed-tensors, "
-                   "fp8, mxfp8, fbgemm_fp8, eetq, torchao"));
+                   "fp8, mxfp8, fbgemm_fp8, eetq, torchao, quark"));
 }
 
 }  // namespace quantd

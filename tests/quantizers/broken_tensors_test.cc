@@ -104,6 +104,30 @@ TEST(BrokenTensors, BitsAndBytesInt8) {
                 {"turing order", Write("weight_format", {2}), "expected 0 (row)"}});
 }
 
+TEST(BrokenTensors, Quark) {
+  CheckRefused("quark", {{"group_size", "32"}},
+               {{"bf16 as weight", Replace("weight", DType::kBF16, {64, 1}), "expected I32"},
+                {"too narrow", Replace("weight", DType::kI32, {64, 2}), "a width of 1"},
+                {"group does not divide", Replace("weight", DType::kI32, {65, 1}), "divide"},
+                {"rank 1", Replace("weight", DType::kI32, {64}), "a matrix"},
+                {"too few scales", Replace("weight_scale", DType::kF32, {1, 8}), "[2, 8]"},
+                {"NaN scale", Write("weight_scale", kNan), "not a finite number"},
+                {"no zero points", Remove("weight_zero_point"), "missing"},
+                {"zero points", Write("weight_zero_point", {1}), "symmetric"}});
+  CheckRefused("quark", {{"bits", "2"}, {"group_size", "32"}},
+               {{"a code beyond 2 bits", Write("weight", {2}), "does not fit int2"}});
+  CheckRefused("quark", {{"dtype", "fp4"}},
+               {{"too narrow", Replace("weight", DType::kU8, {8, 16}), "[8, 1]"},
+                {"NaN exponent", Write("weight_scale", {255}), "255"}});
+  CheckRefused("quark", {{"dtype", "fp6_e3m2"}},
+               {{"no thirds", Replace("weight", DType::kU8, {8, 47}), "multiple of 3"}});
+  CheckRefused("quark", {{"dtype", "fp8_e5m2"}},
+               {{"infinity", Write("weight", {0x7c}), "element 0 is NaN or infinite"}});
+  CheckRefused("quark", {{"bits", "16"}},
+               {{"NaN", Write("weight", {0xc0, 0x7f}), "not a finite number"},
+                {"long scale", Replace("weight_scale", DType::kF32, {2}), "expected F32 [1]"}});
+}
+
 TEST(BrokenTensors, TorchAo) {
   CheckRefused("torchao", {{"group_size", "32"}},
                {{"no scales", Remove("_weight_scale"), "missing"},

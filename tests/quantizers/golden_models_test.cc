@@ -29,6 +29,21 @@ ModuleInfo InfoFor(const std::string& name, const Tensor& weight) {
   return info;
 }
 
+// Every quantized module decodes and encodes to the same bytes.
+void CheckDecoding(const Codec& codec, const std::string& folder) {
+  int quantized = 0;
+  for (const auto& [name, tensors] : ByModule(ReadSafetensors(folder + "/model.safetensors"))) {
+    SCOPED_TRACE(name);
+    const MemoryModule module(tensors, name);
+    if (!codec.IsQuantized(module)) continue;
+    ++quantized;
+    const auto decoded = codec.Decode(module);
+    ASSERT_TRUE(decoded.ok()) << decoded.status();
+    EXPECT_EQ(Difference(MemoryModule::ToMap(*codec.Encode(*decoded)), tensors), "");
+  }
+  EXPECT_GT(quantized, 0);
+}
+
 // Every quantized module decodes and encodes to the same bytes, and quantizing the source model
 // with the checkpoint's own quantization_config gives them too, and leaves alone what upstream
 // does.
@@ -40,6 +55,10 @@ void CheckModel(const std::string& folder, const TensorMap& source) {
   const auto codec = CodecFor(config);
   ASSERT_TRUE(codec.ok()) << codec.status();
   const auto recipe = RecipeFromConfig(text);
+  if (absl::IsUnimplemented(recipe.status())) {  // static scales: it can only be read
+    CheckDecoding(**codec, folder);
+    return;
+  }
   ASSERT_TRUE(recipe.ok()) << recipe.status();
   int quantized = 0;
   for (const auto& [name, tensors] : ByModule(ReadSafetensors(folder + "/model.safetensors"))) {
@@ -65,7 +84,7 @@ void CheckModel(const std::string& folder, const TensorMap& source) {
 TEST(GoldenModels, EveryMatrixIsUpstreams) {
   int models = 0;
   for (const std::string method :
-       {"bitsandbytes", "compressed-tensors", "finegrained_fp8", "eetq", "torchao"}) {
+       {"bitsandbytes", "compressed-tensors", "finegrained_fp8", "eetq", "torchao", "quark"}) {
     for (const std::string& variant : GoldenVariants(method, "model-")) {
       SCOPED_TRACE(method + "/" + variant);
       ++models;
