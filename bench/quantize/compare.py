@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""compare.py: seconds and GB/s of quantizing a checkpoint, ours beside the upstream Python library. See README.md."""
+import argparse
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import make_checkpoint
+
+HERE = Path(__file__).resolve().parent
+# Name (that of the peer in upstream.py, where there is one) and the arguments of `quantctl quantize`.
+METHODS = [
+    ("bitsandbytes nf4", ["--method", "bitsandbytes", "--set", "bnb_4bit_quant_type=nf4"]),
+    ("bitsandbytes int8", ["--method", "bitsandbytes", "--bits", "8"]),
+    ("compressed-tensors int4 g128", ["--method", "compressed-tensors", "--bits", "4", "--group-size", "128"]),
+    ("fp8 128x128", ["--method", "fp8"]),
+    ("gguf Q8_0", ["--method", "gguf", "--set", "type=Q8_0"]),
+    ("gguf Q4_0", ["--method", "gguf", "--set", "type=Q4_0"]),
+    ("gguf Q4_K_M", ["--method", "gguf", "--set", "type=Q4_K_M"]),
+    ("quanto int4 g128", ["--method", "quanto", "--set", "weights=int4"]),
+    ("hqq int4 g64", ["--method", "hqq", "--bits", "4", "--group-size", "64"]),
+    ("torchao int8", ["--method", "torchao", "--set", "quant_type=Int8WeightOnlyConfig"]),
+]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Quantd:
+    """A fresh server for one measurement, so that its peak memory is that job's."""
+
+    def __init__(self, binaries, root, threads):
+        self.binaries, self.address = binaries, f"127.0.0.1:{free_port()}"
+        self.process = subprocess.Popen([binaries / "quantd", "--model-root", root, "--listen", self.address,
+                                         "--metrics-listen", "off", "--threads", str(threads), "--log-level", "error"])
+        for _ in range(100):
+            if not subprocess.run([binaries / "quantctl", "--server", self.address, "status"], capture_output=True).returncode:
+                return
+            time.sleep(0.1)
+        sys.exit("quantd did not start")
+
+    def ctl(self, *arguments):
+        return subprocess.run([self.binaries / "quantctl", "--server", self.address, "--output", "json", *arguments],
+                              capture_output=True, text=True)
+
+    def peak_bytes(self):
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(40)
+
+
+def ours(binaries, root, model, arguments, threads):
+    """Seconds, peak bytes; None where this build lacks the method."""
+    server = Quantd(binaries, root, threads)
+    try:
+        output = "bench-output.gguf" if "gguf" in arguments else "bench-output"
+        done = server.ctl("quantize", model, *arguments, "--output-name", output, "--overwrite")
+        if done.returncode:
+            print(done.stderr.strip().splitlines()[-1], file=sys.stderr)
+            return None
+        return float(json.loads(done.stdout)["elapsed"].rstrip("s")), server.peak_bytes()
+    finally:
+        server.stop()
+        path = root / output
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def theirs(python, name, folder, threads):
+    with tempfile.NamedTemporaryFile(suffix=".safetensors", dir=folder.parent) as output:
+        done = subprocess.run([python, HERE / "upstream.py", name, folder, output.name, str(threads)], capture_output=True, text=True)
+        return float(done.stdout.split()[-1]) if not done.returncode else None
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bin", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint and the outputs")
+    parser.add_argument("--python", default=sys.executable, help="interpreter that has the upstream libraries")
+    parser.add_argument("--gigabytes", type=float, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="measure methods whose name contains this")
+    options = parser.parse_args()
+    model = f"random-{options.gigabytes:g}gb"
+    folder = options.work / model
+    if not folder.exists():
+        make_checkpoint.make(folder, options.gigabytes)
+    size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    peers = subprocess.run([options.python, HERE / "upstream.py"], capture_output=True, text=True).stdout.splitlines()
+    print(f"{size / 1e9:.2f} GB of bf16, {options.threads} threads; GB/s of weights read, from disk to disk")
+    print(f"{'':30} {'ours':>7} {'upstream':>9} {'ratio':>7} {'peak MB':>8}")
+    for name, arguments in METHODS:
+        if options.only not in name:
+            continue
+        measured = ours(options.bin.resolve(), options.work.resolve(), model, arguments, options.threads)
+        if measured is None:
+            continue
+        seconds, peak = measured
+        other = theirs(options.python, name, folder.resolve(), options.threads) if name in peers else None
+        compared = f"{size / other / 1e9:9.3f} {other / seconds:6.1f}x" if other else f"{'-':>9} {'-':>7}"
+        print(f"{name:30} {size / seconds / 1e9:7.3f} {compared} {peak / 1e6:8.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
