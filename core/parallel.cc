@@ -1,5 +1,7 @@
 #include "core/parallel.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -13,6 +15,8 @@
 
 namespace quantd {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 std::atomic<int> requested_threads{0};
 thread_local bool on_compute_thread = false;
@@ -39,9 +43,16 @@ class ComputeThread {
   void Run(TaskPriority priority, absl::FunctionRef<void()> body) {
     Task task{body};
     std::unique_lock lock(mutex_);
+    if (priority == TaskPriority::kInteractive) last_interactive_ = Clock::now();
     (priority == TaskPriority::kInteractive ? interactive_ : background_).push_back(&task);
     work_.notify_one();
     finished_.wait(lock, [&task] { return task.done; });
+  }
+
+  // Within the last second: a client that generates is there, or was.
+  bool InteractiveLately() {
+    std::lock_guard lock(mutex_);
+    return Clock::now() - last_interactive_ < std::chrono::seconds(1);
   }
 
  private:
@@ -66,6 +77,7 @@ class ComputeThread {
   std::mutex mutex_;
   std::condition_variable work_, finished_;
   std::deque<Task*> interactive_, background_;
+  Clock::time_point last_interactive_;  // the epoch: never
   bool stopping_ = false;
   std::thread thread_;
 };
@@ -75,20 +87,46 @@ ComputeThread& Pool() {
   return pool;
 }
 
+double CpuSeconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+// body(i) for i in [first, first + count) by the team, on the compute thread. Returns the
+// processor time that the bodies took, all members together.
+double RunSlice(int64_t first, int64_t count, absl::FunctionRef<void(int64_t)> body) {
+  std::atomic<int64_t> next{first};
+  std::atomic<double> total{0};
+  const auto member = [&](int, int) {
+    const double start = CpuSeconds();
+    for (int64_t i = next++; i < first + count; i = next++) body(i);
+    total.fetch_add(CpuSeconds() - start);
+  };
+  const int threads = static_cast<int>(std::min<int64_t>(ComputeThreads(), count));
+  if (threads == 1) {
+    member(0, 1);
+  } else {
+    team::ForEachMember(threads, member);
+  }
+  return total;
+}
+
 // Submits a loop as background tasks of a few milliseconds each, so that interactive work gets in
-// between. The slice length follows the measured speed.
+// between. The slice length follows the processor time that the iterations take: on a machine that
+// others use too, the time on the wall says nothing about them.
 void RunInSlices(int64_t count, absl::FunctionRef<void(int64_t)> body) {
-  using Clock = std::chrono::steady_clock;
-  constexpr double kTargetSeconds = 0.005;
-  int64_t slice = ComputeThreads();
+  constexpr double kBesideInteractive = 0.005, kAlone = 0.05;  // seconds
+  const int64_t threads = ComputeThreads();
+  int64_t slice = threads;
   for (int64_t first = 0; first < count;) {
     const int64_t n = std::min(slice, count - first);
-    const Clock::time_point start = Clock::now();
-    RunCompute(TaskPriority::kBackground,
-               [&] { ParallelFor(n, [&](int64_t i) { body(first + i); }); });
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    const double ratio = std::clamp(kTargetSeconds / std::max(seconds, 1e-6), 0.5, 8.0);
-    slice = std::max<int64_t>(ComputeThreads(), static_cast<int64_t>(n * ratio));
+    double cpu = 0;
+    RunCompute(TaskPriority::kBackground, [&] { cpu = RunSlice(first, n, body); });
+    const double target = Pool().InteractiveLately() ? kBesideInteractive : kAlone;
+    const double wanted = target * static_cast<double>(threads * n) / std::max(cpu, 1e-7);
+    slice = static_cast<int64_t>(std::min(wanted, 8.0 * static_cast<double>(n)));
+    slice = std::max(slice, threads);
     first += n;
   }
 }

@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "core/wait_policy.h"
 #include "service/log.h"
 #include "service/process.h"
 #include "service/server.h"
@@ -93,4 +94,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace quantd
 
-int main(int argc, char** argv) { return quantd::Main(argc, argv); }
+int main(int argc, char** argv) {
+  quantd::ShortenSpins(argv);
+  return quantd::Main(argc, argv);
+}

@@ -1,6 +1,7 @@
 // The composition root of --embedded: the one file of the client that knows the server.
 #include "client/quantctl/embedded.h"
 
+#include "core/wait_policy.h"
 #include "service/server.h"
 
 namespace quantd::ctl {
@@ -16,6 +17,8 @@ class InProcessServer final : public EmbeddedServer {
 };
 
 }  // namespace
+
+void PrepareForEmbedded(char** argv) { ShortenSpins(argv); }
 
 absl::StatusOr<std::unique_ptr<EmbeddedServer>> EmbeddedServer::Start(const std::string& root) {
   ServerConfig config;

@@ -13,6 +13,9 @@ class Channel;
 
 namespace quantd::ctl {
 
+// To be called first in main with its argv; may start the program anew (core/wait_policy.h).
+void PrepareForEmbedded(char** argv);
+
 // Owns the services; stops them when it goes.
 class EmbeddedServer {
  public:

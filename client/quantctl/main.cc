@@ -1,4 +1,5 @@
 // quantctl: quantd's command line.
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -6,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/quantctl/context.h"
+#include "client/quantctl/embedded.h"
 
 namespace quantd::ctl {
 namespace {
@@ -104,4 +106,10 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace quantd::ctl
 
-int main(int argc, char** argv) { return quantd::ctl::Main(argc, argv); }
+int main(int argc, char** argv) {
+  const auto is_embedded = [](const char* argument) {
+    return absl::string_view(argument) == "--embedded";
+  };
+  if (std::any_of(argv, argv + argc, is_embedded)) quantd::ctl::PrepareForEmbedded(argv);
+  return quantd::ctl::Main(argc, argv);
+}

@@ -16,7 +16,7 @@ MAY_INCLUDE = {
     "service": {"service", "models", "quantizers", "formats", "kernels", "core"},
     "client": {"client"},
 }
-COMPOSITION_ROOT = {("client/quantctl/embedded.cc", "service")}
+COMPOSITION_ROOT = {("client/quantctl/embedded.cc", "service"), ("client/quantctl/embedded.cc", "core")}
 INCLUDE = re.compile(r'^#include "([a-z_]+)/', re.MULTILINE)
 JSON = re.compile(r"^#include [<\"]nlohmann/", re.MULTILINE)
 GRPC = re.compile(r"^#include [<\"](grpcpp|grpc|google/protobuf|quant/v1|inference)/", re.MULTILINE)
