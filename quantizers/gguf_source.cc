@@ -1,5 +1,6 @@
 // ModelSource over a GGUF file: Hugging Face names and row order, blocks decoded on reading.
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "absl/strings/str_cat.h"
@@ -88,6 +89,12 @@ class GgufSource final : public ModelSource {
     std::vector<float>& divisors = config_.rope_scaling.frequency_divisors;
     divisors.resize(values->view().elements());
     LoadFloats(*values, 0, values->view().elements(), divisors.data());
+    for (const float divisor : divisors) {
+      if (std::isfinite(divisor) && divisor > 0) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor rope_freqs.weight: found ", divisor,
+                       ", expected positive finite numbers (they divide frequencies)"));
+    }
     return absl::OkStatus();
   }
 

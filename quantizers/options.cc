@@ -121,7 +121,7 @@ absl::StatusOr<Options> Options::Parse(const std::vector<OptionSpec>& specs,
   for (const OptionSpec& spec : specs) options.values_[spec.name] = spec.default_value;
   for (const auto& [name, value] : values) {
     const auto spec = std::find_if(specs.begin(), specs.end(),
-                                   [&](const OptionSpec& s) { return s.name == name; });
+                                   [&name = name](const OptionSpec& s) { return s.name == name; });
     if (spec == specs.end()) {
       return absl::InvalidArgumentError(absl::StrCat("unknown option ", Quoted(name),
                                                      Suggestion(name, specs),

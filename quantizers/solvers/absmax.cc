@@ -13,7 +13,6 @@ namespace quantd {
 namespace {
 
 constexpr int64_t kNestedBlock = 256;
-constexpr float kFloat16Max = 65504;
 
 // Codes of one block. Upstream multiplies by the reciprocal, but divides in a short last block.
 void EncodeFourBit(const FourBitTable& table, const Run& run, float absmax, bool is_short,

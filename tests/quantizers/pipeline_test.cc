@@ -154,6 +154,35 @@ TEST_F(Pipeline, ADrainedGgufJobResumesToTheSameBytes) {
   EXPECT_EQ(Read("parts.gguf")["parts.gguf"], Read("whole.gguf")["whole.gguf"]);
 }
 
+// The frequencies of rotary positions are divided by them.
+TEST_F(Pipeline, RefusesRopeFactorsThatAreNoDivisors) {
+  const auto golden = *ModelRoot::Open((fs::path(QUANTD_TEST_DATA) / "golden/gguf").string());
+  const auto reader =
+      *GgufReader::Open(*(*golden->OpenFolder("model-q2_k"))->OpenFile("model.gguf"));
+  std::vector<GgufTensorInfo> tensors = reader->header().tensors;
+  tensors.push_back({.name = "rope_freqs.weight", .type = GgmlType::kF32, .shape = {32}});
+  std::vector<float> divisors(32, 1.0f);
+  for (const float bad : {1.0f, 0.0f, -1.0f, std::numeric_limits<float>::quiet_NaN()}) {
+    divisors[5] = bad;
+    auto output = *AtomicOutput::Create(
+        root_, "m.gguf", {.kind = AtomicOutput::Kind::kSingleFile, .overwrite = true});
+    auto writer =
+        *GgufWriter::Create(*output->CreateFile("m.gguf"), reader->header().metadata, tensors);
+    for (const GgufTensorInfo& tensor : reader->header().tensors) {
+      ASSERT_TRUE(writer->Add(tensor.name, *reader->View(tensor.name)).ok());
+    }
+    ASSERT_TRUE(writer->Add("rope_freqs.weight", std::as_bytes(std::span(divisors))).ok());
+    ASSERT_TRUE(writer->Finish().ok() && output->Commit().ok());
+    const absl::Status status = OpenModelSource(root_, "m.gguf").status();
+    if (bad == 1) {
+      EXPECT_TRUE(status.ok()) << status;
+      continue;
+    }
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad;
+    EXPECT_NE(status.message().find("rope_freqs.weight"), absl::string_view::npos) << status;
+  }
+}
+
 TEST_F(Pipeline, RefusesAnExistingOutput) {
   ASSERT_TRUE(Quantize("bitsandbytes", kNf4, {.name = "out"}).ok());
   const Files before = Read("out");
