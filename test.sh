@@ -19,6 +19,8 @@ done
 scripts/install_dependencies.sh
 interop=""
 if [ $quick = 0 ] && [ "$preset" = release ]; then
+  # For docker/base_image.sh, where no registry answers.
+  if command -v docker >/dev/null; then scripts/install_dependencies.sh build debootstrap; fi
   scripts/interop_environment.sh .cache/interop
   python3 scripts/fetch_models.py .cache/models
   interop="$PWD/.cache/interop/bin/python"
