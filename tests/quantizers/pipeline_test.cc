@@ -104,6 +104,34 @@ TEST_F(Pipeline, WritesACheckpointThatOpensAgain) {
   EXPECT_TRUE(std::holds_alternative<Tensor>(*(*source)->Read("lm_head.weight")));
 }
 
+// torchao's loader takes the texts of whichever shard it reads last.
+TEST_F(Pipeline, EveryShardCarriesTheCodecsHeaderTexts) {
+  const auto report = Quantize("torchao", {}, {.name = "out", .max_shard_bytes = 300000});
+  ASSERT_TRUE(report.ok()) << report.status();
+  std::map<std::string, std::string> texts;
+  int shards = 0;
+  for (const auto& [name, content] : Read("out")) {
+    if (!name.ends_with(".safetensors")) continue;
+    ++shards;
+    const auto bytes = std::as_bytes(std::span(content.data(), content.size()));
+    const auto reader = SafetensorsReader::FromBytes({bytes.begin(), bytes.end()});
+    ASSERT_TRUE(reader.ok()) << reader.status();
+    const auto& metadata = (*reader)->header().metadata;
+    EXPECT_EQ(metadata.at("format"), "pt");
+    EXPECT_TRUE(metadata.at("model.layers.1.mlp.down_proj.weight").find("Int8Tensor") !=
+                std::string::npos);
+    EXPECT_EQ(metadata.at("lm_head.weight"), R"({"_type": "Tensor"})");
+    EXPECT_TRUE(shards == 1 || metadata == texts);
+    texts = metadata;
+  }
+  EXPECT_GT(shards, 2);
+  const auto source = OpenModelSource(root_, "out");
+  ASSERT_TRUE(source.ok()) << source.status();
+  const auto weight = (*source)->Read("model.layers.1.mlp.down_proj.weight");
+  ASSERT_TRUE(weight.ok()) << weight.status();
+  EXPECT_EQ(std::get<QuantizedTensor>(*weight).dequantized_dtype, DType::kBF16);
+}
+
 TEST_F(Pipeline, OnTheFlyGivesWhatTheCheckpointHolds) {
   ASSERT_TRUE(Quantize("bitsandbytes", kNf4, {.name = "out"}).ok());
   auto recipe = MakeRecipe("bitsandbytes", kNf4);
