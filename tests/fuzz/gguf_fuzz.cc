@@ -1,7 +1,9 @@
-// Any bytes as a GGUF header; every tensor that is accepted lies inside the file.
+// Any bytes as a GGUF header; every tensor that is accepted lies inside the file, and its blocks
+// decode or are refused.
 #include <cstdint>
 
 #include "formats/gguf/gguf.h"
+#include "quantizers/codecs/gguf/blocks.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // The first byte says how much of the file is at hand.
@@ -14,7 +16,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   for (const quantd::GgufTensorInfo& info : header->tensors) {
-    if (header->data_offset + info.offset + info.bytes > file.size()) __builtin_trap();
+    const uint64_t begin = header->data_offset + info.offset;
+    if (begin + info.bytes > file.size()) __builtin_trap();
+    const auto weight =
+        quantd::DecodeGgufBlocks(info.type, info.shape, file.subspan(begin, info.bytes));
+    if (absl::IsInternal(weight.status()) || absl::IsUnknown(weight.status())) __builtin_trap();
+    if (!weight.ok()) continue;
+    if (const auto* blocks = std::get_if<quantd::QuantizedTensor>(&*weight)) {
+      (void)quantd::EncodeGgufBlocks(info.type, *blocks);
+      (void)quantd::Dequantize(*blocks);
+    }
   }
   for (const auto& [key, value] : header->metadata.entries()) {
     (void)header->metadata.Integer(key);
