@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/float_types.h"
+#include "core/hadamard.h"
 #include "core/parallel.h"
 
 namespace quantd {
@@ -36,13 +37,29 @@ float GridValue(const QuantizedTensor& t, int64_t row, int64_t col) {
 
 // First column after `col` that lies in another block (or after the row).
 int64_t BlockEnd(const QuantizedTensor& t, int64_t row, int64_t col) {
+  if (t.block.strided) return t.block.cols == 1 ? t.cols : col + 1;
   const int64_t width = TileCols(t);
   const int64_t position = t.block.flat ? row * t.cols + col : col;
   return std::min(t.cols, col + width - position % width);
 }
 
+// Columns [begin, end) of a row whose every operation rounds to the output's dtype. Runs may be as
+// short as one column (strided blocks).
+void DequantizeInSteps(const QuantizedTensor& t, int64_t row, int64_t begin, int64_t end,
+                       float* out) {
+  const int64_t block = t.block_of(row, begin);
+  const DType dtype = t.dequantized_dtype;
+  const float zero_point = t.zero_point.empty() ? 0.0f : t.zero_point[block];
+  for (int64_t c = begin; c < end; ++c) {
+    const float difference = RoundTo(dtype, GridValue(t, row, c) - zero_point);
+    out[c] = RoundTo(dtype, difference * t.scale[block] * t.post_scale);
+    if (!t.offset.empty()) out[c] = RoundTo(dtype, out[c] + t.offset[block]);
+  }
+}
+
 // Columns [begin, end) of a row, which share a block, before rounding to the output's dtype.
 void DequantizeRun(const QuantizedTensor& t, int64_t row, int64_t begin, int64_t end, float* out) {
+  if (t.rounds_each_step) return DequantizeInSteps(t, row, begin, end, out);
   const int64_t block = t.block_of(row, begin);
   const float zero_point = t.zero_point.empty() ? 0.0f : t.zero_point[block];
   const float scale = t.scale[block];
@@ -147,17 +164,24 @@ Grid E4M3Grid() {
   return grid;
 }
 
+BlockShape GroupBlocks(int64_t rows, int64_t cols, int64_t size, int axis) {
+  if (axis == 0) return {.rows = 1, .cols = rows * cols / size, .flat = true, .strided = true};
+  return {.rows = 1, .cols = size, .flat = cols % size != 0};
+}
+
 int64_t QuantizedTensor::block_columns() const {
   return block.flat ? 1 : CeilDiv(cols, TileCols(*this));
 }
 
 int64_t QuantizedTensor::block_count() const {
   if (rows == 0 || cols == 0) return 0;
+  if (block.strided) return block.cols;
   if (block.flat) return CeilDiv(rows * cols, block.cols);
   return CeilDiv(rows, TileRows(*this)) * block_columns();
 }
 
 int64_t QuantizedTensor::block_of(int64_t row, int64_t col) const {
+  if (block.strided) return (row * cols + col) % block.cols;
   if (block.flat) return (row * cols + col) / block.cols;
   return row / TileRows(*this) * block_columns() + col / TileCols(*this);
 }
@@ -186,6 +210,9 @@ absl::Status Validate(const QuantizedTensor& t) {
   if (t.block.flat && t.block.cols <= 0) {
     return absl::InvalidArgumentError("flat blocks need a positive block size");
   }
+  if (t.block.strided && (!t.block.flat || t.rows * t.cols % t.block.cols != 0)) {
+    return absl::InvalidArgumentError("strided blocks must be flat and of equal size");
+  }
   int64_t codes = t.rows * t.cols;
   if (t.grid.kind == Grid::Kind::kCodebook) {
     if (t.grid.vector_length <= 0 || t.cols % t.grid.vector_length != 0) {
@@ -199,6 +226,12 @@ absl::Status Validate(const QuantizedTensor& t) {
   RETURN_IF_ERROR(CheckPerBlock("scale", t.scale.size(), blocks, /*optional=*/false));
   RETURN_IF_ERROR(CheckPerBlock("zero_point", t.zero_point.size(), blocks, /*optional=*/true));
   RETURN_IF_ERROR(CheckPerBlock("offset", t.offset.size(), blocks, /*optional=*/true));
+  const int hadamard = t.input.hadamard_size;
+  if (hadamard < 0 || (hadamard > 0 && t.cols % hadamard != 0) || (hadamard & (hadamard - 1))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("found a rotation of ", hadamard,
+                     " columns, expected a power of two that divides ", t.cols));
+  }
   RETURN_IF_ERROR(CheckPermutation(t));
   return CheckOutliers(t);
 }
@@ -230,6 +263,14 @@ std::vector<float> Dequantize(const QuantizedTensor& tensor) {
   ParallelFor(tensor.rows,
               [&](int64_t row) { DequantizeRows(tensor, row, 1, out.data() + row * tensor.cols); });
   return out;
+}
+
+void PlainRows(const QuantizedTensor& t, int64_t first, int64_t count, float* out) {
+  DequantizeRows(t, first, count, out);
+  for (float* line = out; line != out + count * t.cols; line += t.cols) {
+    if (t.input.hadamard_size > 1) RotateByHadamard(line, t.cols, t.input.hadamard_size);
+    for (size_t c = 0; c < t.input.channel_scale.size(); ++c) line[c] /= t.input.channel_scale[c];
+  }
 }
 
 absl::StatusOr<QuantizedTensor> ReorderRows(const QuantizedTensor& tensor,

@@ -3,9 +3,10 @@
 //   w[r][c] = (value(code[r][c]) - zero_point[b]) * scale[b] * post_scale + offset[b]
 //                                                                       b = block of (r, c)
 //
-// with every operation in float32 and in that order, then rounded to `dequantized_dtype`; plus an
-// input transform and sparse outliers that belong to the multiplication. Methods produce it, codecs
-// spell it on disk, kernels pack it; none of the three knows the others.
+// with every operation in float32 and in that order, then rounded to `dequantized_dtype` (with
+// `rounds_each_step` after every operation); plus an input transform and sparse outliers that
+// belong to the multiplication. Methods produce it, codecs spell it on disk, kernels pack it; none
+// of the three knows the others.
 #ifndef QUANTD_CORE_QUANTIZED_TENSOR_H_
 #define QUANTD_CORE_QUANTIZED_TENSOR_H_
 
@@ -48,7 +49,14 @@ struct BlockShape {
   int64_t rows = 1;
   int64_t cols = 0;
   bool flat = false;
+  // With `flat`: elements are dealt to `cols` blocks in turn, so that element i of the flattened
+  // matrix is in block i % cols (HQQ's axis 0).
+  bool strided = false;
 };
+
+// Groups of `size` elements of a matrix [rows, cols], which `size` divides. Axis 1: neighbours of
+// the flattened matrix, as tiles where no group crosses a row's end. Axis 0: strided.
+BlockShape GroupBlocks(int64_t rows, int64_t cols, int64_t size, int axis);
 
 // How block scales are themselves stored when they are quantized (K-quants, bitsandbytes double
 // quantization, NVFP4). The effective float values in QuantizedTensor are always filled from it; it
@@ -94,6 +102,8 @@ struct QuantizedTensor {
   float post_scale = 1;              // one more factor for the whole matrix (LLM.int8: 1/127)
   std::vector<float> zero_point;     // per block in grid values, or empty for 0
   std::vector<float> offset;         // per block, or empty for 0
+  // Upstream computes in `dequantized_dtype`: difference, product and sum are each rounded to it.
+  bool rounds_each_step = false;
   std::optional<NestedScales> nested;
 
   InputTransform input;
@@ -120,6 +130,10 @@ std::vector<float> Dequantize(const QuantizedTensor& tensor);
 
 // Rows [first, first + count) only, into `out` [count, cols].
 void DequantizeRows(const QuantizedTensor& tensor, int64_t first, int64_t count, float* out);
+
+// The same rows of the matrix that multiplies inputs as they are: rotation and channel scales are
+// applied to the weight, in float32.
+void PlainRows(const QuantizedTensor& tensor, int64_t first, int64_t count, float* out);
 
 // A copy with rows reordered: row i of the result is row order[i]. Blocks must not span rows.
 absl::StatusOr<QuantizedTensor> ReorderRows(const QuantizedTensor& tensor,

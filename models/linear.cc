@@ -53,23 +53,6 @@ bool UndoPermutation(QuantizedTensor& tensor) {
   return true;
 }
 
-// `line` times a block-diagonal normalized Hadamard matrix, by the fast Walsh-Hadamard transform.
-void Rotate(float* line, int64_t cols, int size) {
-  const float norm = 1.0f / std::sqrt(static_cast<float>(size));
-  for (int64_t begin = 0; begin + size <= cols; begin += size) {
-    float* block = line + begin;
-    for (int half = 1; half < size; half *= 2) {
-      for (int i = 0; i < size; ++i) {
-        if (i & half) continue;
-        const float a = block[i], b = block[i + half];
-        block[i] = a + b;
-        block[i + half] = a - b;
-      }
-    }
-    for (int i = 0; i < size; ++i) block[i] *= norm;
-  }
-}
-
 Tensor Densify(const QuantizedTensor& tensor) {
   const InputTransform& input = tensor.input;
   const bool keeps_values =
@@ -78,9 +61,7 @@ Tensor Densify(const QuantizedTensor& tensor) {
   Tensor dense = MakeTensor(dtype, {tensor.rows, tensor.cols});
   ParallelFor(tensor.rows, [&](int64_t row) {
     std::vector<float> line(static_cast<size_t>(tensor.cols));
-    DequantizeRows(tensor, row, 1, line.data());
-    if (input.hadamard_size > 1) Rotate(line.data(), tensor.cols, input.hadamard_size);
-    for (size_t c = 0; c < input.channel_scale.size(); ++c) line[c] /= input.channel_scale[c];
+    PlainRows(tensor, row, 1, line.data());
     StoreFloats(dtype, line.data(), tensor.cols,
                 dense.bytes.data() + row * tensor.cols * SizeOf(dtype));
   });

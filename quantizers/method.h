@@ -89,6 +89,7 @@ Method FbgemmFp8Method();
 Method EetqMethod();
 Method TorchAoMethod();
 Method QuarkMethod();
+Method HqqMethod();
 
 // Transformers' rule for skip lists: a pattern matches as a regex anchored at the start that ends
 // at a dot boundary, or as a suffix of the module name

@@ -14,7 +14,7 @@ Tensor ToPlain(Weight weight, DType dtype) {
   Tensor out = MakeTensor(dtype, {quantized.rows, quantized.cols});
   ParallelFor(quantized.rows, [&](int64_t row) {
     std::vector<float> values(quantized.cols);
-    DequantizeRows(quantized, row, 1, values.data());
+    PlainRows(quantized, row, 1, values.data());
     StoreFloats(dtype, values.data(), quantized.cols,
                 out.bytes.data() + row * quantized.cols * SizeOf(dtype));
   });

@@ -38,7 +38,7 @@ double RelativeError(const TensorView& weight, const QuantizedTensor& quantized)
     const int64_t row = i * quantized.rows / rows;
     std::vector<float> source(quantized.cols), approximation(quantized.cols);
     LoadFloats(weight, row * quantized.cols, quantized.cols, source.data());
-    DequantizeRows(quantized, row, 1, approximation.data());
+    PlainRows(quantized, row, 1, approximation.data());
     for (int64_t col = 0; col < quantized.cols; ++col) {
       const double difference = source[col] - approximation[col];
       error[i] += difference * difference;

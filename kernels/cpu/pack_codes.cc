@@ -18,6 +18,7 @@ int64_t RoundUp(int64_t value, int64_t to) { return (value + to - 1) / to * to; 
 
 // Columns of one row that surely share a scale.
 int64_t GroupColumns(const QuantizedTensor& t) {
+  if (t.block.strided) return t.block.cols == 1 ? t.cols : 1;
   if (t.block.flat) return std::gcd(t.cols, t.block.cols);
   return t.block.cols <= 0 ? t.cols : std::min(t.block.cols, t.cols);
 }

@@ -156,6 +156,7 @@ PartImage PackDequantized(const QuantizedTensor& t, Compute compute) {
 bool TileBlocks(const QuantizedTensor& t, WeightFormat& format) {
   int64_t cols = t.block.cols > 0 ? t.block.cols : t.cols;
   format.tile_rows = t.block.rows > 0 ? t.block.rows : t.rows;
+  if (t.block.strided) return false;
   if (t.block.flat) {
     if (t.cols % cols != 0 && cols % t.cols != 0) return false;
     format.tile_rows = std::max<int64_t>(cols / t.cols, 1);

@@ -2,6 +2,7 @@
 #ifndef QUANTD_QUANTIZERS_SOLVERS_TORCH_SUM_H_
 #define QUANTD_QUANTIZERS_SOLVERS_TORCH_SUM_H_
 
+#include <cstdint>
 #include <span>
 
 namespace quantd {
@@ -13,6 +14,17 @@ namespace quantd {
 float TorchSum(std::span<const float> values);
 // The same divided by the count.
 float TorchMean(std::span<const float> values);
+
+// torch.linalg.norm of a contiguous float32 vector: eight interleaved sums of squares, added up one
+// after the other (aten/src/ATen/native/cpu/ReduceOpsKernel.cpp). The squares are not fused into
+// the sums, which makes no difference to values of float16 or bfloat16.
+float TorchNorm(std::span<const float> values);
+
+// torch.mean over the rows of a contiguous float32 matrix [rows, cols], into means[cols]. Torch
+// adds columns behind the last multiple of 32 in another order than those before, so a part of a
+// wider matrix gives the same as the whole when it begins and ends at multiples of 32 or at the
+// edge.
+void TorchColumnMeans(const float* values, int64_t rows, int64_t cols, float* means);
 
 }  // namespace quantd
 

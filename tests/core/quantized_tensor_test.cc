@@ -31,6 +31,34 @@ TEST(QuantizedTensor, FlatBlocksCrossRows) {
   EXPECT_EQ(Dequantize(t), (std::vector<float>{-8, 0, 7, 10, 0, 0, -100, -800}));
 }
 
+TEST(QuantizedTensor, StridedBlocksTakeElementsInTurn) {
+  QuantizedTensor t = TwoByFour();
+  t.block = GroupBlocks(2, 4, /*size=*/4, /*axis=*/0);
+  t.scale = {1, 10};
+  EXPECT_EQ(Dequantize(t), (std::vector<float>{-8, 0, 7, 10, 0, 0, -1, -80}));
+  EXPECT_TRUE(Validate(t).ok());
+  t.block.cols = 3;
+  t.scale = {1, 2, 3};
+  EXPECT_FALSE(Validate(t).ok());
+}
+
+TEST(QuantizedTensor, GroupsAreTilesWhereNoneCrossesARow) {
+  EXPECT_FALSE(GroupBlocks(2, 4, 2, 1).flat);
+  EXPECT_TRUE(GroupBlocks(2, 6, 4, 1).flat);
+}
+
+// 15 - 0.01 is 14.99 in float32 and 15 in bfloat16, which has steps of 1/16 there.
+TEST(QuantizedTensor, RoundsEachStepWhereUpstreamDoes) {
+  QuantizedTensor t = TwoByFour();
+  t.grid = UniformGrid(4, /*is_signed=*/false);
+  t.zero_point = {0, 0.01f, 0, 0};
+  t.scale = {1, 4096, 1, 1};
+  t.dequantized_dtype = DType::kBF16;
+  EXPECT_EQ(Dequantize(t)[2], 61440 - 256);
+  t.rounds_each_step = true;
+  EXPECT_EQ(Dequantize(t)[2], 61440);
+}
+
 TEST(QuantizedTensor, UndoesThePermutationAndAddsOutliers) {
   QuantizedTensor t = TwoByFour();
   t.input.permutation = {3, 2, 1, 0};

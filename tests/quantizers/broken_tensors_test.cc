@@ -190,6 +190,47 @@ TEST(BrokenTensors, Fp8) {
                 {"transposed", Replace("weight_scale_inv", DType::kF32, {2, 1}), "[1, 2]"}});
 }
 
+TEST(BrokenTensors, Hqq) {
+  const std::map<std::string, std::string> options = {{"compute_dtype", "float32"},
+                                                      {"group_size", "32"}};
+  CheckRefused("hqq", options,
+               {{"no scale", Remove("scale"), "missing"},
+                {"no zeros", Remove("zero"), "missing"},
+                {"no shape", Remove("shape"), "missing"},
+                {"no width", Remove("nbits"), "missing"},
+                {"both weights", Replace("weight", DType::kF32, {8, 64}), "only one"},
+                {"width 7", Write("nbits", {7}), "found 7, expected 8, 6"},
+                {"width of the config", Write("nbits", {8}), "quantization_config says 4"},
+                {"axis 2", Write("axis", {2}), "expected 0 to 1"},
+                {"axis of the config", Write("axis", {0}), "quantization_config says 1"},
+                {"group of 0", Write("group_size", {0}), "expected 1 to"},
+                {"group of 48", Write("group_size", {48}), "does not divide"},
+                {"group of the config", Write("group_size", {64}), "quantization_config says 32"},
+                {"negative group", Write("group_size", {0, 0, 0, 0x80}), "expected 1 to"},
+                {"other shape", Write("shape", {16}), "expected"},
+                {"negative shape", Write("shape", {8, 0, 0, 0, 0, 0, 0, 0x80}), "a matrix"},
+                {"shape too large", Write("shape", {8, 0, 0, 0, 0, 0, 0, 1}), "2^40"},
+                {"other packing", Text("packing", "2bit_u8"), "expected \"4bit_u8\""},
+                {"code for a dtype", Text("compute_dtype", "exit()"), "expected \"torch.float32\""},
+                {"other view", Text("unpack_view_dtype", "torch.int32"), "torch.uint8"},
+                {"long text", Replace("packing", DType::kU8, {65}), "64 characters"},
+                {"quantized scales", Write("quant_scale", {1}), "expected 0"},
+                {"whole matrix", Write("channel_wise", {0}), "expected 1"},
+                {"switch of 2", Write("view_as_float", {2}), "0 or 1"},
+                {"not floats", Write("view_as_float", {1}), "expected F32 [8, 8]"},
+                {"NaN", Write("zero", kNan), "element 0 is not a finite number"},
+                {"scales of integers", Replace("scale", DType::kI32, {16, 1}), "expected F16"},
+                {"too few scales", Replace("scale", DType::kF32, {8, 1}), "[16, 1]"},
+                {"transposed zeros", Replace("zero", DType::kF32, {1, 16}), "[16, 1]"},
+                {"too few codes", Replace("W_q", DType::kU8, {7, 32}), "expected U8 [8, 32]"}});
+  CheckRefused("hqq", {{"nbits", "3"}, {"compute_dtype", "float32"}},
+               {{"unused bits", Write("W_q", {0, 0, 0, 0x80}), "bits that hold no code"}});
+  CheckRefused("hqq", {{"nbits", "5"}, {"compute_dtype", "float32"}},
+               {{"code 32", Write("W_q", {32}), "code 32 at element 0 is above 31"}});
+  CheckRefused("hqq", {{"nbits", "1.58"}, {"compute_dtype", "float32"}},
+               {{"code 3", Write("W_q", {3}), "is above 2"}});
+}
+
 // Columns in the order of their groups after reading, and in the file's order after writing.
 TEST(ColumnGroups, AreUndoneByWriting) {
   const auto recipe = *MakeRecipe("compressed-tensors", {{"group_size", "2"}});

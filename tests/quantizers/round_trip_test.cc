@@ -68,6 +68,10 @@ std::vector<Case> AnyShape() {
       {"torchao", {{"bits", "6"}, {"scale_dtype", "float16"}}, 0.1},
       {"torchao", {{"quant_type", "Float8WeightOnlyConfig"}}, 0.05},
       {"torchao", {{"quant_type", "Float8WeightOnlyConfig"}, {"weight_dtype", "float8_e5m2"}}, 0.1},
+      {"hqq", {{"nbits", "8"}, {"group_size", "none"}, {"compute_dtype", "float32"}}, 0.02},
+      {"hqq",
+       {{"nbits", "3"}, {"group_size", "none"}, {"axis", "0"}, {"compute_dtype", "bfloat16"}},
+       0.4},
   };
 }
 
@@ -103,6 +107,10 @@ std::vector<Case> Grouped() {
         {"weight_mapping_type", "ASYMMETRIC"}},
        0.02},
       {"torchao", {{"quant_type", "Float8WeightOnlyConfig"}, {"group_size", "32"}}, 0.05},
+      {"hqq", {{"nbits", "4"}, {"group_size", "16"}, {"compute_dtype", "float32"}}, 0.1},
+      {"hqq",
+       {{"nbits", "2"}, {"group_size", "32"}, {"axis", "0"}, {"compute_dtype", "float32"}},
+       0.5},
   };
 }
 
