@@ -85,7 +85,7 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
   JobPlan plan;
   const ModelConfig& config = source.config();
   if (recipe != nullptr && recipe->InputDType()) dtype = recipe->InputDType();
-  bool any = false;
+  std::vector<ModuleInfo> quantized;
   for (const SourceParameter& parameter : source.parameters()) {
     PlannedParameter planned{.source = parameter,
                              .kept_dtype = KeptDType(parameter, source, dtype)};
@@ -93,7 +93,7 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
       const ModuleInfo module = MakeModuleInfo(parameter, config);
       planned.scheme = recipe->SchemeFor(module, config);
       if (planned.scheme != nullptr) {
-        any = true;
+        quantized.push_back(module);
         if (absl::Status status = planned.scheme->CheckShape(module.rows, module.cols);
             !status.ok()) {
           return Refuse(module, status);
@@ -102,7 +102,7 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
     }
     plan.parameters.push_back(std::move(planned));
   }
-  if (recipe != nullptr && !any) {
+  if (recipe != nullptr && quantized.empty()) {
     return absl::InvalidArgumentError(
         "the recipe leaves every matrix as it is: check its targets and skip lists");
   }
@@ -115,8 +115,9 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
   } else {
     ASSIGN_OR_RETURN(plan.side_files, source.side_files());
   }
-  ASSIGN_OR_RETURN(plan.config_json,
-                   WriteHfConfig(output, recipe ? recipe->QuantizationConfig(output) : ""));
+  ASSIGN_OR_RETURN(
+      plan.config_json,
+      WriteHfConfig(output, recipe ? recipe->QuantizationConfigFor(output, quantized) : ""));
   plan.codec = recipe ? recipe->codec() : nullptr;
   return plan;
 }

@@ -26,6 +26,15 @@ ModelConfig AnonymousModel(DType dtype) {
   return config;
 }
 
+ModuleInfo ModuleOf(const Shape& shape) {
+  ModuleInfo module;
+  module.name = std::string(kModule);
+  module.rows = shape[0];
+  module.cols = shape[1];
+  module.layer = 0;
+  return module;
+}
+
 // Tensors handed over in a request, as a codec wants to see them.
 class RequestModule final : public ModuleTensors {
  public:
@@ -93,11 +102,7 @@ absl::StatusOr<std::vector<NamedTensor>> QuantizeMatrix(const TensorView& weight
                      InfoOf(weight.dtype).safetensors_name, " ", ToString(weight.shape)));
   }
   const ModelConfig config = AnonymousModel(weight.dtype);
-  ModuleInfo module;
-  module.name = std::string(kModule);
-  module.rows = weight.shape[0];
-  module.cols = weight.shape[1];
-  module.layer = 0;
+  const ModuleInfo module = ModuleOf(weight.shape);
   const Scheme* scheme = recipe.SchemeFor(module, config);
   if (scheme == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("the recipe leaves a linear layer of shape ",
@@ -122,7 +127,9 @@ absl::StatusOr<std::vector<NamedTensor>> QuantizeMatrix(const TensorView& weight
 
 std::string MatrixQuantizationConfig(const Shape& shape, DType dtype, const Recipe& recipe) {
   const ModelConfig config = AnonymousModel(dtype);
-  if (recipe.gguf_policy() == nullptr) return recipe.QuantizationConfig(config);
+  if (recipe.gguf_policy() == nullptr) {
+    return recipe.QuantizationConfigFor(config, {ModuleOf(shape)});
+  }
   return WriteGgufMatrixConfig(
       {recipe.gguf_policy()->TypeFor(config, kGgufName, shape, false), shape});
 }

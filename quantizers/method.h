@@ -49,6 +49,11 @@ class Recipe {
   virtual const GgufTypePolicy* gguf_policy() const { return nullptr; }
   // JSON text of config.json's quantization_config as upstream writes it ("" for GGUF).
   virtual std::string QuantizationConfig(const ModelConfig& config) const = 0;
+  // The same for a checkpoint in which exactly `modules` are quantized, where upstream lists them.
+  virtual std::string QuantizationConfigFor(const ModelConfig& config,
+                                            const std::vector<ModuleInfo>& /*modules*/) const {
+    return QuantizationConfig(config);
+  }
 };
 
 struct Method {
@@ -89,6 +94,7 @@ Method FbgemmFp8Method();
 Method EetqMethod();
 Method TorchAoMethod();
 Method QuarkMethod();
+Method HiggsMethod();
 Method HqqMethod();
 
 // Transformers' rule for skip lists: a pattern matches as a regex anchored at the start that ends

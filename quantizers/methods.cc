@@ -19,6 +19,7 @@ const std::vector<Method>& Table() {
       EetqMethod(),
       TorchAoMethod(),
       QuarkMethod(),
+      HiggsMethod(),
       HqqMethod(),
       GgufMethod(),
   };

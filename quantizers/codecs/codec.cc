@@ -7,6 +7,8 @@
 #include "quantizers/codecs/eetq.h"
 #include "quantizers/codecs/fp8.h"
 #include "quantizers/codecs/fp8_config.h"
+#include "quantizers/codecs/higgs.h"
+#include "quantizers/codecs/higgs_config.h"
 #include "quantizers/codecs/hqq.h"
 #include "quantizers/codecs/hqq_config.h"
 #include "quantizers/codecs/quantization_config.h"
@@ -45,6 +47,10 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
     ASSIGN_OR_RETURN(TorchAoConfig parsed, ParseTorchAoConfig(config.quantization_config));
     return std::make_unique<TorchAoCodec>(std::move(parsed), config.dtype);
   }
+  if (method == "higgs") {
+    ASSIGN_OR_RETURN(HiggsConfig parsed, ParseHiggsConfig(config.quantization_config));
+    return std::make_unique<HiggsCodec>(std::move(parsed));
+  }
   if (method == "hqq") {
     ASSIGN_OR_RETURN(HqqConfig parsed, ParseHqqConfig(config.quantization_config));
     return std::make_unique<HqqCodec>(std::move(parsed));
@@ -53,7 +59,7 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
       absl::StrCat("quantization_config.quant_method: found \"",
                    absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
                    "\", expected one of bitsandbytes, compressed-tensors, "
-                   "fp8, mxfp8, fbgemm_fp8, eetq, torchao, hqq, quark"));
+                   "fp8, mxfp8, fbgemm_fp8, eetq, torchao, higgs, hqq, quark"));
 }
 
 }  // namespace quantd

@@ -47,16 +47,17 @@ TEST(QuantizedTensor, GroupsAreTilesWhereNoneCrossesARow) {
   EXPECT_TRUE(GroupBlocks(2, 6, 4, 1).flat);
 }
 
-// 15 - 0.01 is 14.99 in float32 and 15 in bfloat16, which has steps of 1/16 there.
+// 15 - 0.03 is 15 in bfloat16, and 15 times the scale lies above the middle of 16 and 16.125, which
+// the exact product does not.
 TEST(QuantizedTensor, RoundsEachStepWhereUpstreamDoes) {
   QuantizedTensor t = TwoByFour();
   t.grid = UniformGrid(4, /*is_signed=*/false);
-  t.zero_point = {0, 0.01f, 0, 0};
-  t.scale = {1, 4096, 1, 1};
+  t.zero_point = {0, 0.03f, 0, 0};
+  t.scale = {1, 1.0709f, 1, 1};
   t.dequantized_dtype = DType::kBF16;
-  EXPECT_EQ(Dequantize(t)[2], 61440 - 256);
+  EXPECT_EQ(Dequantize(t)[2], 16.0f);
   t.rounds_each_step = true;
-  EXPECT_EQ(Dequantize(t)[2], 61440);
+  EXPECT_EQ(Dequantize(t)[2], 16.125f);
 }
 
 TEST(QuantizedTensor, UndoesThePermutationAndAddsOutliers) {

@@ -83,8 +83,8 @@ void CheckModel(const std::string& folder, const TensorMap& source) {
 
 TEST(GoldenModels, EveryMatrixIsUpstreams) {
   int models = 0;
-  for (const std::string method :
-       {"bitsandbytes", "compressed-tensors", "finegrained_fp8", "eetq", "hqq", "torchao", "quark"}) {
+  for (const std::string method : {"bitsandbytes", "compressed-tensors", "finegrained_fp8", "eetq",
+                                   "higgs", "hqq", "torchao", "quark"}) {
     for (const std::string& variant : GoldenVariants(method, "model-")) {
       SCOPED_TRACE(method + "/" + variant);
       ++models;
