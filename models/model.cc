@@ -18,14 +18,6 @@ std::string ResolveDevice(const std::string& device) {
   return "cpu";
 }
 
-absl::Status CheckCheckpoint(const ModelSource& source) {
-  const ModelConfig& config = source.config();
-  absl::StatusOr<ParameterList> expected =
-      config.is_encoder() ? EncoderParameters(config, source) : DecoderParameters(config, source);
-  RETURN_IF_ERROR(expected.status());
-  return CheckParameters(source, *expected);
-}
-
 std::function<absl::Status(int64_t, int64_t)> ProgressOf(const LoadOptions& options) {
   return [&options](int64_t done, int64_t total) {
     if (options.cancelled && options.cancelled()) return absl::CancelledError("load cancelled");
@@ -65,6 +57,14 @@ absl::Status LoadEncoder(const ModelSource& source, const LoadOptions& options, 
 }
 
 }  // namespace
+
+absl::Status CheckCheckpoint(const ModelSource& source) {
+  const ModelConfig& config = source.config();
+  absl::StatusOr<ParameterList> expected =
+      config.is_encoder() ? EncoderParameters(config, source) : DecoderParameters(config, source);
+  RETURN_IF_ERROR(expected.status());
+  return CheckParameters(source, *expected);
+}
 
 absl::StatusOr<ModelMemory> Model::EstimateMemory(const ModelSource& source,
                                                   const LoadOptions& options) {

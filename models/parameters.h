@@ -34,6 +34,9 @@ struct ParameterList {
 // or that the architecture does not have. Reads no tensor data.
 absl::Status CheckParameters(const ModelSource& source, const ParameterList& expected);
 
+// CheckParameters against what the architecture that the source's config names expects.
+absl::Status CheckCheckpoint(const ModelSource& source);
+
 // The matrix `name`, [rows, cols]. INVALID_ARGUMENT naming it when a weight or scale is NaN or
 // infinite, or when what was read has another shape than announced.
 absl::StatusOr<Weight> ReadMatrix(const ModelSource& source, absl::string_view name, int64_t rows,

@@ -2,6 +2,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "models/parameters.h"
 #include "quantizers/checkpoint_sink.h"
 #include "service/messages.h"
 #include "service/status.h"
@@ -79,6 +80,7 @@ absl::StatusOr<OperationStore::Request> PrepareQuantize(
   }
   // A dry plan from the headers finds what the method cannot do with this model.
   ASSIGN_OR_RETURN(const auto source, OpenModelSource(services.root, request.model()));
+  RETURN_IF_ERROR(CheckCheckpoint(*source));
   RETURN_IF_ERROR(gguf ? PlanGgufJob(*source, *recipe, request.model()).status()
                        : PlanFolderJob(*source, recipe.get(), std::nullopt).status());
   OperationStore::Request out;
