@@ -262,7 +262,8 @@ void ModelRepository::FinishLoad(const EntryPtr& entry,
     std::lock_guard lock(mutex_);
     waiters.swap(entry->load_waiters);
     on_change = on_change_;
-    if (ready && draining_) {
+    const bool given_up = absl::IsCancelled(model.status());
+    if (draining_ && (ready || given_up)) {
       model = absl::UnavailableError("the server is shutting down");
       ready = false;
     }
@@ -272,9 +273,8 @@ void ModelRepository::FinishLoad(const EntryPtr& entry,
       entry->was_loaded = true;
       entry->reserved_bytes = Total(entry->model->memory());
     } else {
-      const bool cancelled = absl::IsCancelled(model.status());
-      entry->state = cancelled ? ModelState::kUnloaded : ModelState::kFailed;
-      entry->reason = cancelled ? "" : std::string(model.status().message());
+      entry->state = given_up ? ModelState::kUnloaded : ModelState::kFailed;
+      entry->reason = given_up ? "" : std::string(model.status().message());
       entry->reserved_bytes = 0;
     }
   }

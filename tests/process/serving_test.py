@@ -81,9 +81,11 @@ class DrainTest(ProcessTest):
             checkpoints.decoder(self.root / "decoder")
 
     def test_streams_finish_and_new_calls_are_refused(self):
-        server = self.start()
-        server.must("load", "decoder")
-        streams = [server.start_ctl("generate", "decoder", prompt, "--max-tokens", 450, "--ignore-eos")
+        # Deep enough that the first stream still runs when the second has started.
+        checkpoints.deep_decoder(self.root / "deep", 96)
+        server = self.start("--drain-grace", 100)
+        server.must("load", "deep")
+        streams = [server.start_ctl("generate", "deep", prompt, "--max-tokens", 200, "--ignore-eos")
                    for prompt in (PROMPT, "the river")]
         until(lambda: server.must("status")["running_sequences"] == 2, "two streams", server.process)
         server.terminate()
@@ -92,7 +94,7 @@ class DrainTest(ProcessTest):
         for stream in streams:
             out, err = stream.communicate()
             self.assertEqual(stream.returncode, DONE, err)
-            self.assertEqual(len(json.loads(out)["token_ids"]), 450)
+            self.assertEqual(len(json.loads(out)["token_ids"]), 200)
         self.assertEqual(server.wait(), 0)
 
     def test_a_load_is_given_up_or_finished(self):
