@@ -18,8 +18,13 @@ struct Rows {
 };
 
 struct BlockQuantizer {
+  enum class Importance {
+    kIgnored,
+    kUsed,      // where given
+    kRequired,  // ggml_quantize_requires_imatrix
+  };
   GgmlType type;
-  bool uses_importance;  // else it is ignored, as upstream does
+  Importance importance;
   // Fills the parts of the rows' blocks; `out` points at those of the first.
   void (*quantize)(const Rows& rows, const Parts& out);
 };
@@ -27,10 +32,11 @@ struct BlockQuantizer {
 // nullptr for types that cannot be quantized to.
 const BlockQuantizer* FindBlockQuantizer(GgmlType type);
 
-std::span<const BlockQuantizer> SimpleBlockQuantizers();  // ternary, FP4 and one-bit types
-std::span<const BlockQuantizer> LegacyBlockQuantizers();  // Q4_0 ... Q8_0
-std::span<const BlockQuantizer> KQuantBlockQuantizers();  // Q2_K ... Q6_K
-std::span<const BlockQuantizer> Iq4BlockQuantizers();     // IQ4_NL, IQ4_XS
+std::span<const BlockQuantizer> SimpleBlockQuantizers();   // ternary, FP4 and one-bit types
+std::span<const BlockQuantizer> LegacyBlockQuantizers();   // Q4_0 ... Q8_0
+std::span<const BlockQuantizer> KQuantBlockQuantizers();   // Q2_K ... Q6_K
+std::span<const BlockQuantizer> Iq4BlockQuantizers();      // IQ4_NL, IQ4_XS
+std::span<const BlockQuantizer> LatticeBlockQuantizers();  // IQ1, IQ2, IQ3
 
 inline float RoundToF16(float v) { return FloatFromF16(F16FromFloat(v)); }
 

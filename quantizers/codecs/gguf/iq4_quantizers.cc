@@ -66,9 +66,10 @@ void QuantizeIQ4_XS(const Rows& rows, const Parts& out) {
 }  // namespace
 
 std::span<const BlockQuantizer> Iq4BlockQuantizers() {
+  using Use = BlockQuantizer::Importance;
   static constexpr BlockQuantizer kQuantizers[] = {
-      {GgmlType::kIQ4_NL, true, QuantizeIQ4_NL},
-      {GgmlType::kIQ4_XS, true, QuantizeIQ4_XS},
+      {GgmlType::kIQ4_NL, Use::kUsed, QuantizeIQ4_NL},
+      {GgmlType::kIQ4_XS, Use::kUsed, QuantizeIQ4_XS},
   };
   return kQuantizers;
 }

@@ -201,10 +201,11 @@ void QuantizeQ6_K(const Rows& rows, const Parts& out) {
 }  // namespace
 
 std::span<const BlockQuantizer> KQuantBlockQuantizers() {
+  using Use = BlockQuantizer::Importance;
   static constexpr BlockQuantizer kQuantizers[] = {
-      {GgmlType::kQ2_K, true, QuantizeQ2_K}, {GgmlType::kQ3_K, true, QuantizeQ3_K},
-      {GgmlType::kQ4_K, true, QuantizeQ4_K}, {GgmlType::kQ5_K, true, QuantizeQ5_K},
-      {GgmlType::kQ6_K, true, QuantizeQ6_K},
+      {GgmlType::kQ2_K, Use::kUsed, QuantizeQ2_K}, {GgmlType::kQ3_K, Use::kUsed, QuantizeQ3_K},
+      {GgmlType::kQ4_K, Use::kUsed, QuantizeQ4_K}, {GgmlType::kQ5_K, Use::kUsed, QuantizeQ5_K},
+      {GgmlType::kQ6_K, Use::kUsed, QuantizeQ6_K},
   };
   return kQuantizers;
 }

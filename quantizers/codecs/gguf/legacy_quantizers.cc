@@ -148,10 +148,13 @@ std::vector<float> ImportanceWeights(const Rows& rows, int64_t run, float factor
 }
 
 std::span<const BlockQuantizer> LegacyBlockQuantizers() {
+  using Use = BlockQuantizer::Importance;
   static constexpr BlockQuantizer kQuantizers[] = {
-      {GgmlType::kQ4_0, true, QuantizeSigned<8>},  {GgmlType::kQ4_1, true, QuantizeAffine<15>},
-      {GgmlType::kQ5_0, true, QuantizeSigned<16>}, {GgmlType::kQ5_1, true, QuantizeAffine<31>},
-      {GgmlType::kQ8_0, false, QuantizeQ8_0},
+      {GgmlType::kQ4_0, Use::kUsed, QuantizeSigned<8>},
+      {GgmlType::kQ4_1, Use::kUsed, QuantizeAffine<15>},
+      {GgmlType::kQ5_0, Use::kUsed, QuantizeSigned<16>},
+      {GgmlType::kQ5_1, Use::kUsed, QuantizeAffine<31>},
+      {GgmlType::kQ8_0, Use::kIgnored, QuantizeQ8_0},
   };
   return kQuantizers;
 }

@@ -14,8 +14,9 @@ namespace quantd {
 namespace gguf {
 
 const BlockQuantizer* FindBlockQuantizer(GgmlType type) {
-  for (const auto quantizers : {LegacyBlockQuantizers(), KQuantBlockQuantizers(),
-                                Iq4BlockQuantizers(), SimpleBlockQuantizers()}) {
+  for (const auto quantizers :
+       {LegacyBlockQuantizers(), KQuantBlockQuantizers(), Iq4BlockQuantizers(),
+        SimpleBlockQuantizers(), LatticeBlockQuantizers()}) {
     for (const BlockQuantizer& quantizer : quantizers) {
       if (quantizer.type == type) return &quantizer;
     }
@@ -59,14 +60,7 @@ class GgufScheme final : public Scheme {
                                            const InputStats* stats) const override {
     ASSIGN_OR_RETURN(const int64_t rows, gguf::RowsInBlocks(format_, weight.shape));
     const int64_t cols = weight.shape.back();
-    const float* importance = nullptr;
-    if (stats != nullptr && !stats->importance.empty() && quantizer_.uses_importance) {
-      if (static_cast<int64_t>(stats->importance.size()) != cols) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("found ", stats->importance.size(), " importances, expected ", cols));
-      }
-      importance = stats->importance.data();
-    }
+    ASSIGN_OR_RETURN(const float* importance, ImportanceOf(stats, cols));
     QuantizedTensor tensor = gguf::EmptyTensor(format_, rows, cols);
     const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / cols);
     std::atomic<int64_t> bad{-1};
@@ -88,6 +82,22 @@ class GgufScheme final : public Scheme {
   }
 
  private:
+  // One number per column, or null when the type has no use for it.
+  absl::StatusOr<const float*> ImportanceOf(const InputStats* stats, int64_t cols) const {
+    using Use = BlockQuantizer::Importance;
+    if (quantizer_.importance == Use::kIgnored) return nullptr;
+    if (stats == nullptr || stats->importance.empty()) {
+      if (quantizer_.importance != Use::kRequired) return nullptr;
+      return absl::FailedPreconditionError(
+          absl::StrCat(format_.name, " needs an importance matrix that covers this tensor"));
+    }
+    if (static_cast<int64_t>(stats->importance.size()) != cols) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("found ", stats->importance.size(), " importances, expected ", cols));
+    }
+    return stats->importance.data();
+  }
+
   // Fills the rows of `tensor` from `first` on. The index of a row that its scales cannot hold, or
   // -1.
   int64_t QuantizeRows(const gguf::Rows& rows, int64_t first, QuantizedTensor& tensor) const {

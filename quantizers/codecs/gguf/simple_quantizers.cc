@@ -99,13 +99,14 @@ void QuantizeNVFP4(const Rows& rows, const Parts& out) {
 }  // namespace
 
 std::span<const BlockQuantizer> SimpleBlockQuantizers() {
+  using Use = BlockQuantizer::Importance;
   static constexpr BlockQuantizer kQuantizers[] = {
-      {GgmlType::kTQ1_0, false, QuantizeTernary<256>},
-      {GgmlType::kTQ2_0, false, QuantizeTernary<256>},
-      {GgmlType::kQ2_0, false, QuantizeTernary<64>},
-      {GgmlType::kQ1_0, false, QuantizeQ1_0},
-      {GgmlType::kMXFP4, false, QuantizeMXFP4},
-      {GgmlType::kNVFP4, false, QuantizeNVFP4},
+      {GgmlType::kTQ1_0, Use::kIgnored, QuantizeTernary<256>},
+      {GgmlType::kTQ2_0, Use::kIgnored, QuantizeTernary<256>},
+      {GgmlType::kQ2_0, Use::kIgnored, QuantizeTernary<64>},
+      {GgmlType::kQ1_0, Use::kIgnored, QuantizeQ1_0},
+      {GgmlType::kMXFP4, Use::kIgnored, QuantizeMXFP4},
+      {GgmlType::kNVFP4, Use::kIgnored, QuantizeNVFP4},
   };
   return kQuantizers;
 }

@@ -41,7 +41,9 @@ TEST_P(SchemeTest, QuantizesAsGgml) {
 TEST_P(SchemeTest, GivesScaleZeroForZeros) {
   const auto scheme = SchemeForGgmlType(GetParam().type);
   const Tensor zeros = MakeTensor(DType::kF32, {3, 512});
-  const auto quantized = (*scheme)->Quantize(zeros, nullptr);
+  const std::vector<float> importance(512, 1.0f);
+  const InputStats stats{importance};
+  const auto quantized = (*scheme)->Quantize(zeros, &stats);
   ASSERT_TRUE(quantized.ok()) << quantized.status();
   for (const float value : Dequantize(*quantized)) ASSERT_EQ(value, 0);
 }
@@ -53,8 +55,10 @@ TEST_P(SchemeTest, SurvivesSubnormals) {
   for (size_t i = 0; i < values.size(); ++i) {
     values[i] = std::ldexp(static_cast<float>(static_cast<int>(i % 7) - 3), -149);
   }
+  const std::vector<float> importance(512, 1.0f);
+  const InputStats stats{importance};
   const auto quantized = (*scheme)->Quantize(
-      TensorView{DType::kF32, {1, 512}, std::as_bytes(std::span(values))}, nullptr);
+      TensorView{DType::kF32, {1, 512}, std::as_bytes(std::span(values))}, &stats);
   ASSERT_TRUE(quantized.ok()) << quantized.status();
   EXPECT_TRUE(Validate(*quantized).ok());
   EXPECT_TRUE(EncodeGgufBlocks(GetParam().type, *quantized).ok());
@@ -66,25 +70,26 @@ TEST_P(SchemeTest, ReadsBfloat16AsFloat32) {
   const auto input = ReadGoldenTensors("gguf/linear-input.safetensors");
   const Tensor narrow = ConvertTensor(input.at("weight"), DType::kBF16);
   const Tensor wide = ConvertTensor(narrow, DType::kF32);
-  const auto a = (*scheme)->Quantize(narrow, nullptr);
-  const auto b = (*scheme)->Quantize(wide, nullptr);
+  const std::vector<float> importance(narrow.shape[1], 0.5f);
+  const InputStats stats{importance};
+  const auto a = (*scheme)->Quantize(narrow, &stats);
+  const auto b = (*scheme)->Quantize(wide, &stats);
   ASSERT_TRUE(a.ok() && b.ok());
   EXPECT_EQ(a->codes, b->codes);
   EXPECT_EQ(a->scale, b->scale);
 }
 
-std::vector<GoldenType> QuantizableTypes() {
-  std::vector<GoldenType> types;
-  for (const GoldenType& type : AllGoldenTypes()) {
-    if (SchemeForGgmlType(type.type).ok()) types.push_back(type);
-  }
-  return types;
-}
-
-INSTANTIATE_TEST_SUITE_P(Types, SchemeTest, ::testing::ValuesIn(QuantizableTypes()),
+INSTANTIATE_TEST_SUITE_P(Types, SchemeTest, ::testing::ValuesIn(AllGoldenTypes()),
                          [](const auto& info) { return std::string(info.param.name); });
 
-TEST(SchemesTest, CoverTheTypesThatNeedNoImportance) { EXPECT_GE(QuantizableTypes().size(), 18u); }
+TEST(SchemesTest, RefuseToGuessTheImportance) {
+  const Tensor weight = MakeTensor(DType::kF32, {2, 256});
+  for (const GgmlType type : {GgmlType::kIQ2_XXS, GgmlType::kIQ2_XS, GgmlType::kIQ1_S}) {
+    const auto quantized = (*SchemeForGgmlType(type))->Quantize(weight, nullptr);
+    EXPECT_EQ(quantized.status().code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(quantized.status().message(), HasSubstr("importance matrix"));
+  }
+}
 
 TEST(SchemesTest, RefuseValuesTooLargeForTheScale) {
   std::vector<float> values(256, 1.0f);
