@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "formats/beneath.h"
 #include "formats/escaped_name.h"
+#include "formats/gguf/split_name.h"
 #include "formats/io_error.h"
 
 namespace quantd {
@@ -28,12 +29,8 @@ bool IsModelFile(absl::string_view name) {
 
 // "-00002-of-00003.gguf" and later: parts that belong to a first one.
 bool IsLaterSplitPart(absl::string_view name) {
-  constexpr size_t kTail = sizeof("-00001-of-00001.gguf") - 1;
-  if (name.size() <= kTail || !absl::EndsWith(name, ".gguf")) return false;
-  const absl::string_view tail = name.substr(name.size() - kTail);
-  const absl::string_view number = tail.substr(1, 5);
-  return tail[0] == '-' && tail.substr(6, 4) == "-of-" && number != "00001" &&
-         std::all_of(number.begin(), number.end(), absl::ascii_isdigit);
+  const auto split = ParseGgufSplitName(name);
+  return split && split->part > 1;
 }
 
 bool HoldsCheckpoint(const Directory& folder) {

@@ -11,7 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "core/parallel.h"
 #include "models/log_softmax.h"
-#include "models/tokenizers/tokenizer.h"
+#include "models/model_text.h"
 
 namespace quantd {
 namespace {
@@ -178,13 +178,6 @@ absl::StatusOr<int32_t> WindowLength(const Model& model, const Model* reference,
   if (window >= 4 && window <= longest) return window;
   return absl::InvalidArgumentError(
       absl::StrCat("context_length ", window, ": expected 4 to ", longest));
-}
-
-// The beginning-of-sequence token that the tokenizer puts before a text, if it does.
-absl::StatusOr<std::optional<int32_t>> LeadingBos(const Tokenizer& tokenizer) {
-  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer.Encode(""));
-  if (ids.empty() || !tokenizer.bos_id() || ids[0] != *tokenizer.bos_id()) return std::nullopt;
-  return tokenizer.bos_id();
 }
 
 absl::StatusOr<EvaluationResult> EvaluateCausal(Model& model, Model* reference,

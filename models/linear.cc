@@ -120,6 +120,7 @@ absl::StatusOr<Linear> Linear::Load(const ModelSource& source, Backend& backend,
     pointers.push_back(&weights.back());
   }
   Linear linear;
+  for (const Part& part : parts) linear.modules_.push_back(part.module);
   ASSIGN_OR_RETURN(linear.weight_, backend.Pack(pointers, options));
   weights.clear();
   ASSIGN_OR_RETURN(linear.bias_, LoadBias(source, backend, parts));
@@ -129,7 +130,23 @@ absl::StatusOr<Linear> Linear::Load(const ModelSource& source, Backend& backend,
 absl::Status Linear::Apply(Backend& backend, LinearArgs args) const {
   args.weight = weight_.get();
   args.bias = bias_.get();
+  if (observer_ != nullptr) RETURN_IF_ERROR(ShowInputs(backend, args));
   return backend.Linear(args);
+}
+
+absl::Status Linear::ShowInputs(Backend& backend, const LinearArgs& args) const {
+  const int64_t cols = weight_->cols();
+  const DeviceArray* x = args.x;
+  std::unique_ptr<DeviceArray> normalized;
+  if (args.norm.kind != Norm::Kind::kNone) {
+    ASSIGN_OR_RETURN(normalized, backend.Allocate(args.tokens, cols));
+    RETURN_IF_ERROR(backend.Normalize(*x, nullptr, args.norm, args.tokens, *normalized));
+    x = normalized.get();
+  }
+  std::vector<float> rows(static_cast<size_t>(args.tokens * cols));
+  RETURN_IF_ERROR(backend.Download(*x, 0, args.tokens, rows));
+  observer_->Observe(modules_, rows, cols);
+  return absl::OkStatus();
 }
 
 }  // namespace quantd

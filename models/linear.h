@@ -9,6 +9,7 @@
 
 #include "core/status.h"
 #include "kernels/backend.h"
+#include "models/input_observer.h"
 #include "quantizers/model_source.h"
 
 namespace quantd {
@@ -41,10 +42,16 @@ class Linear {
   absl::Status Apply(Backend& backend, LinearArgs args) const;
 
   const PackedWeight& weight() const { return *weight_; }
+  // From now on `observer`, which must outlive this and may be null, sees every input.
+  void set_observer(InputObserver* observer) { observer_ = observer; }
 
  private:
+  absl::Status ShowInputs(Backend& backend, const LinearArgs& args) const;
+
   std::unique_ptr<PackedWeight> weight_;
   std::unique_ptr<DeviceArray> bias_;
+  std::vector<std::string> modules_;
+  InputObserver* observer_ = nullptr;
 };
 
 }  // namespace quantd

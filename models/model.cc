@@ -32,6 +32,7 @@ absl::Status LoadDecoder(const ModelSource& source, const LoadOptions& options, 
                                                   .context_length = engine.context_length,
                                                   .max_batch_tokens = engine.max_batch_tokens,
                                                   .max_logit_rows = engine.max_logit_rows,
+                                                  .observer = options.observer,
                                                   .on_progress = ProgressOf(options)}));
   engine.logits.resize(static_cast<size_t>(engine.max_logit_rows * engine.config.vocab_size));
   uint64_t kv_limit = 0;
@@ -52,6 +53,7 @@ absl::Status LoadEncoder(const ModelSource& source, const LoadOptions& options, 
   ASSIGN_OR_RETURN(engine.encoder, Encoder::Load(source, *engine.backend,
                                                  {.compute = options.compute,
                                                   .max_batch_tokens = engine.max_batch_tokens,
+                                                  .observer = options.observer,
                                                   .on_progress = ProgressOf(options)}));
   return absl::OkStatus();
 }

@@ -22,7 +22,8 @@
 
 namespace quantd {
 
-class Tokenizer;  // models/tokenizers/tokenizer.h
+class InputObserver;  // models/input_observer.h
+class Tokenizer;      // models/tokenizers/tokenizer.h
 
 struct LoadOptions {
   std::string device = "cpu";  // "cpu", "opencl", "opencl:N", "auto" (OpenCL GPU if any, else CPU)
@@ -34,7 +35,8 @@ struct LoadOptions {
   // A sequence whose sink is not Ready for this long ends with DEADLINE_EXCEEDED and frees its
   // place.
   absl::Duration pause_limit = absl::Seconds(60);
-  std::function<bool()> cancelled;  // polled between tensors; CANCELLED when true
+  InputObserver* observer = nullptr;  // sees the inputs of all linear layers; outlives the model
+  std::function<bool()> cancelled;    // polled between tensors; CANCELLED when true
   std::function<void(int64_t done, int64_t total)> on_progress;  // tensors
 };
 

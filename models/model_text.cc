@@ -64,4 +64,10 @@ absl::StatusOr<ModelText> LoadModelText(const ModelSource& source) {
   return FromFiles(files, rows);
 }
 
+absl::StatusOr<std::optional<int32_t>> LeadingBos(const Tokenizer& tokenizer) {
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer.Encode(""));
+  if (ids.empty() || !tokenizer.bos_id() || ids[0] != *tokenizer.bos_id()) return std::nullopt;
+  return tokenizer.bos_id();
+}
+
 }  // namespace quantd

@@ -26,6 +26,9 @@ struct ModelText {
 // embedding has rows.
 absl::StatusOr<ModelText> LoadModelText(const ModelSource& source);
 
+// The beginning-of-sequence token that the tokenizer puts before a text, if it does.
+absl::StatusOr<std::optional<int32_t>> LeadingBos(const Tokenizer& tokenizer);
+
 }  // namespace quantd
 
 #endif  // QUANTD_MODELS_MODEL_TEXT_H_

@@ -20,6 +20,7 @@ struct PlannedParameter {
   const Scheme* scheme = nullptr;  // null: kept as a plain tensor
   DType kept_dtype = DType::kF32;  // of a kept parameter, and what a matrix is converted to before
                                    // its scheme sees it
+  InputStats inputs = {};          // owned by the recipe
   // GGUF only.
   std::string gguf_name = {};
   GgmlType gguf_type = GgmlType::kF32;

@@ -126,8 +126,13 @@ class GgufSource final : public ModelSource {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ModelSource>> OpenGgufModel(std::shared_ptr<const File> file) {
-  ASSIGN_OR_RETURN(std::unique_ptr<GgufReader> reader, GgufReader::Open(std::move(file)));
+absl::StatusOr<std::unique_ptr<ModelSource>> OpenGgufModel(
+    std::vector<std::shared_ptr<const File>> parts) {
+  absl::StatusOr<std::unique_ptr<GgufReader>> opened =
+      parts.size() == 1 ? GgufReader::Open(std::move(parts[0]))
+                        : GgufReader::OpenSplit(std::move(parts));
+  RETURN_IF_ERROR(opened.status());
+  std::unique_ptr<GgufReader> reader = *std::move(opened);
   ASSIGN_OR_RETURN(ModelConfig config, ConfigFromGguf(reader->header()));
   auto source = std::make_unique<GgufSource>(std::move(reader), std::move(config));
   RETURN_IF_ERROR(source->Index());

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "quantizers/checkpoint_sink.h"
 #include "quantizers/codecs/gguf/blocks.h"
+#include "quantizers/codecs/gguf/importance_matrix.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
 #include "quantizers/parameter_names.h"
 
@@ -49,7 +50,54 @@ absl::StatusOr<GgufMetadata> OutputMetadata(const ModelSource& source, absl::str
   metadata.Erase("general.file_type");
   metadata.SetU32("general.quantization_version", 2);
   metadata.SetU32("general.file_type", file_type);
+  for (const char* key : {"split.no", "split.count", "split.tensors.count"}) metadata.Erase(key);
   return metadata;
+}
+
+// Where the importance came from, as llama-quantize notes it.
+void NoteImportance(const Recipe& recipe, GgufMetadata& metadata) {
+  const ImportanceMatrix* importance = recipe.importance();
+  if (importance == nullptr) return;
+  if (!recipe.importance_file().empty()) {
+    metadata.SetString("quantize.imatrix.file", recipe.importance_file());
+  }
+  if (!importance->datasets.empty()) {
+    metadata.SetString("quantize.imatrix.dataset", importance->datasets.front());
+  }
+  metadata.SetU32("quantize.imatrix.entries_count",
+                  static_cast<uint32_t>(importance->entries().size()));
+  if (importance->chunks > 0) {
+    metadata.SetU32("quantize.imatrix.chunks_count", static_cast<uint32_t>(importance->chunks));
+  }
+}
+
+// Whether there is an importance where the type needs one, and for as many columns. As
+// llama_model_quantize, an embedding table does without one that does not fit.
+absl::Status CheckImportance(const GgufTypePolicy& policy, const Recipe& recipe,
+                             PlannedParameter& planned) {
+  const std::string& name = planned.gguf_name;
+  const size_t found = planned.inputs.importance.size();
+  const int64_t cols = planned.source.shape.back();
+  if (found > 0 && static_cast<int64_t>(found) != cols) {
+    if (name != "token_embd.weight") {
+      return absl::InvalidArgumentError(absl::StrCat("the importance matrix has ", found,
+                                                     " columns for ", name, ", expected ", cols,
+                                                     "; is it another model's?"));
+    }
+    planned.inputs = {};
+  }
+  if (!planned.inputs.importance.empty() || !policy.NeedsImportance(name, planned.gguf_type)) {
+    return absl::OkStatus();
+  }
+  const absl::string_view type = FindGgmlType(static_cast<uint32_t>(planned.gguf_type))->name;
+  return absl::InvalidArgumentError(
+      recipe.importance() != nullptr
+          ? absl::StrCat("the importance matrix has no entry for ", name, ", which ", policy.name(),
+                         " makes ", type)
+          : absl::StrCat(
+                policy.name(), " makes ", name, " ", type,
+                ", which needs an importance matrix: give a calibration text, or set imatrix "
+                "to a file of llama-imatrix in the model root"));
 }
 
 // Divisors of the rotary frequencies, [head_dim/2], for the llama3 scaling; GGUF stores them as a
@@ -136,10 +184,13 @@ absl::StatusOr<JobPlan> PlanGgufJob(const ModelSource& source, const Recipe& rec
           "parameter ", parameter.name, " has no place in a GGUF of ", config.architecture));
     }
     planned.gguf_name = *name;
-    planned.gguf_type = policy.TypeFor(config, *name, parameter.shape, /*has_importance=*/false);
+    planned.gguf_type =
+        policy.TypeFor(config, *name, parameter.shape, recipe.importance() != nullptr);
     const GgmlTypeInfo* type = FindGgmlType(static_cast<uint32_t>(planned.gguf_type));
     if (type->block_elements > 1) {
       ASSIGN_OR_RETURN(planned.scheme, SchemeForGgmlType(planned.gguf_type));
+      planned.inputs = recipe.StatsOf(MakeModuleInfo(parameter, config), config);
+      RETURN_IF_ERROR(CheckImportance(policy, recipe, planned));
     } else {
       planned.kept_dtype = planned.gguf_type == GgmlType::kF16    ? DType::kF16
                            : planned.gguf_type == GgmlType::kBF16 ? DType::kBF16
@@ -153,6 +204,7 @@ absl::StatusOr<JobPlan> PlanGgufJob(const ModelSource& source, const Recipe& rec
                    });
   plan.rope_frequency_divisors = RopeFrequencyDivisors(config);
   ASSIGN_OR_RETURN(plan.metadata, OutputMetadata(source, model_name, policy.file_type()));
+  NoteImportance(recipe, plan.metadata);
   return plan;
 }
 

@@ -103,6 +103,9 @@ absl::StatusOr<std::vector<NamedTensor>> QuantizeMatrix(const TensorView& weight
   }
   const ModelConfig config = AnonymousModel(weight.dtype);
   const ModuleInfo module = ModuleOf(weight.shape);
+  if (!recipe.importance_file().empty()) {
+    return absl::InvalidArgumentError("imatrix belongs to whole models, not to one matrix");
+  }
   const Scheme* scheme = recipe.SchemeFor(module, config);
   if (scheme == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("the recipe leaves a linear layer of shape ",

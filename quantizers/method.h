@@ -17,6 +17,7 @@
 namespace quantd {
 
 class GgufTypePolicy;
+class ImportanceMatrix;
 
 // A weight matrix of the model as the recipe sees it.
 struct ModuleInfo {
@@ -47,6 +48,16 @@ class Recipe {
   virtual const Codec* codec() const = 0;
   // Which block type each tensor of a GGUF takes; nullptr for recipes with a codec.
   virtual const GgufTypePolicy* gguf_policy() const { return nullptr; }
+  // File in the model root that holds the importance matrix; "" when the options name none.
+  virtual std::string importance_file() const { return ""; }
+  // File in the model root that a measured importance matrix is written to; "": none.
+  virtual std::string importance_output() const { return ""; }
+  virtual const ImportanceMatrix* importance() const { return nullptr; }
+  // The same recipe with an importance matrix in hand; null for recipes that use none.
+  virtual std::unique_ptr<Recipe> WithImportance(
+      std::shared_ptr<const ImportanceMatrix> importance) const;
+  // What the schemes of a module may know of its inputs.
+  virtual InputStats StatsOf(const ModuleInfo& module, const ModelConfig& config) const;
   // JSON text of config.json's quantization_config as upstream writes it ("" for GGUF).
   virtual std::string QuantizationConfig(const ModelConfig& config) const = 0;
   // The same for a checkpoint in which exactly `modules` are quantized, where upstream lists them.

@@ -44,6 +44,12 @@ absl::Status UnknownMethod(absl::string_view name) {
 
 }  // namespace
 
+std::unique_ptr<Recipe> Recipe::WithImportance(std::shared_ptr<const ImportanceMatrix>) const {
+  return nullptr;
+}
+
+InputStats Recipe::StatsOf(const ModuleInfo&, const ModelConfig&) const { return {}; }
+
 std::span<const Method> AllMethods() { return Table(); }
 
 absl::StatusOr<const Method*> FindMethod(absl::string_view name) {

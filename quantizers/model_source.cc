@@ -2,6 +2,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "formats/gguf/split_name.h"
 
 namespace quantd {
 namespace {
@@ -10,7 +11,8 @@ namespace {
 absl::StatusOr<std::string> OnlyGguf(const Directory& folder) {
   std::string found;
   for (const std::string& entry : folder.List()) {
-    if (!absl::EndsWith(entry, ".gguf")) continue;
+    const auto split = ParseGgufSplitName(entry);
+    if (!absl::EndsWith(entry, ".gguf") || (split && split->part > 1)) continue;
     if (!found.empty()) {
       return absl::InvalidArgumentError(
           absl::StrCat("folder ", folder.name(),
@@ -26,6 +28,39 @@ absl::StatusOr<std::string> OnlyGguf(const Directory& folder) {
   return found;
 }
 
+// The file, and the other parts where it is the first of several.
+absl::StatusOr<std::vector<std::shared_ptr<const File>>> OpenParts(const Directory& folder,
+                                                                   absl::string_view name) {
+  std::vector<std::shared_ptr<const File>> files;
+  std::optional<GgufSplitName> split = ParseGgufSplitName(name);
+  if (split && split->part > 1) {
+    const int part = std::exchange(split->part, 1);
+    return absl::InvalidArgumentError(absl::StrCat(name, " is part ", part, " of ", split->parts,
+                                                   "; name the first, ", split->FileName()));
+  }
+  for (int part = 1; split && part <= split->parts; ++part) {
+    split->part = part;
+    auto file = folder.OpenFile(split->FileName());
+    if (absl::IsNotFound(file.status())) {
+      return absl::NotFoundError(absl::StrCat(name, " is the first of ", split->parts, " parts; ",
+                                              split->FileName(), " is missing"));
+    }
+    RETURN_IF_ERROR(file.status());
+    files.push_back(*std::move(file));
+  }
+  if (!split) {
+    ASSIGN_OR_RETURN(std::shared_ptr<const File> file, folder.OpenFile(name));
+    files.push_back(std::move(file));
+  }
+  return files;
+}
+
+absl::StatusOr<std::unique_ptr<ModelSource>> OpenGgufIn(const Directory& folder,
+                                                        absl::string_view name) {
+  ASSIGN_OR_RETURN(std::vector<std::shared_ptr<const File>> files, OpenParts(folder, name));
+  return OpenGgufModel(std::move(files));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelSource>> OpenModelSource(std::shared_ptr<const ModelRoot> root,
@@ -37,14 +72,12 @@ absl::StatusOr<std::unique_ptr<ModelSource>> OpenModelSource(std::shared_ptr<con
       return absl::InvalidArgumentError(
           absl::StrCat(name, " is neither a checkpoint folder nor a .gguf file"));
     }
-    ASSIGN_OR_RETURN(std::shared_ptr<const File> file, root->OpenFile(name));
-    return OpenGgufModel(std::move(file));
+    return OpenGgufIn(root->directory(), name);
   }
   ASSIGN_OR_RETURN(std::shared_ptr<const Directory> folder, root->OpenFolder(name));
   if (folder->Contains("config.json")) return OpenCheckpointFolder(std::move(folder));
   ASSIGN_OR_RETURN(const std::string gguf, OnlyGguf(*folder));
-  ASSIGN_OR_RETURN(std::shared_ptr<const File> file, folder->OpenFile(gguf));
-  return OpenGgufModel(std::move(file));
+  return OpenGgufIn(*folder, gguf);
 }
 
 }  // namespace quantd

@@ -51,7 +51,9 @@ absl::StatusOr<std::unique_ptr<ModelSource>> OpenModelSource(std::shared_ptr<con
 // The two halves, for tests and tools.
 absl::StatusOr<std::unique_ptr<ModelSource>> OpenCheckpointFolder(
     std::shared_ptr<const Directory> folder);
-absl::StatusOr<std::unique_ptr<ModelSource>> OpenGgufModel(std::shared_ptr<const File> file);
+// `parts`: one file, or all of a split model in order.
+absl::StatusOr<std::unique_ptr<ModelSource>> OpenGgufModel(
+    std::vector<std::shared_ptr<const File>> parts);
 
 }  // namespace quantd
 

@@ -19,6 +19,8 @@ class QuantizingSource final : public ModelSource {
       const Scheme* scheme = SchemeOf(parameter);
       if (scheme == nullptr) continue;
       schemes_.emplace(parameter.name, scheme);
+      stats_.emplace(parameter.name, recipe_->StatsOf(MakeModuleInfo(parameter, source_->config()),
+                                                      source_->config()));
       parameter.is_quantized = true;
       parameter.stored_as = scheme->Describe();
     }
@@ -41,7 +43,8 @@ class QuantizingSource final : public ModelSource {
                           absl::StrCat(name, " ", ToString(plain.shape), ": ", status.message()));
     }
     RETURN_IF_ERROR(CheckFinite(name, plain));
-    ASSIGN_OR_RETURN(QuantizedTensor quantized, scheme->second->Quantize(plain, nullptr));
+    ASSIGN_OR_RETURN(QuantizedTensor quantized,
+                     scheme->second->Quantize(plain, &stats_.at(scheme->first)));
     return quantized;
   }
 
@@ -63,6 +66,7 @@ class QuantizingSource final : public ModelSource {
   std::shared_ptr<const Recipe> recipe_;
   std::vector<SourceParameter> parameters_;
   std::map<std::string, const Scheme*> schemes_;
+  std::map<std::string, InputStats> stats_;  // owned by the recipe
 };
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "quantizers/checkpoint_sink.h"
+#include "quantizers/codecs/gguf/importance_matrix.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
 #include "quantizers/plain_weight.h"
 #include "quantizers/quantization_error.h"
@@ -29,8 +30,8 @@ uint64_t PeakResidentBytes() {
   return 0;
 }
 
-// Starts a new measurement of the peak (see proc(5), clear_refs); without the right to, the peak is the
-// process's whole life.
+// Starts a new measurement of the peak (see proc(5), clear_refs); without the right to, the peak is
+// the process's whole life.
 void ResetPeakResident() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
 // Runs a plan: one parameter at a time through scheme and sink, watching the controls.
@@ -68,17 +69,45 @@ class Job {
     progress_.relative_error = -1;
     if (!sink_.IsComplete(parameter)) {
       ASSIGN_OR_RETURN(Weight weight, source_.Read(parameter.source.name));
+      if (HasPlannedBlocks(parameter)) {
+        RETURN_IF_ERROR(CopyBlocks(parameter, std::move(weight)));
+        return Done(parameter);
+      }
       if (parameter.source.is_quantized) ++requantized_;
       Tensor tensor = ToPlain(std::move(weight), ConversionDType(parameter));
       ASSIGN_OR_RETURN(tensor, Reorder(parameter, std::move(tensor)));
       RETURN_IF_ERROR(CheckValues(parameter, tensor));
       RETURN_IF_ERROR(parameter.scheme ? Quantize(parameter, tensor) : Keep(parameter, tensor));
     }
+    return Done(parameter);
+  }
+
+  absl::Status Done(const PlannedParameter& parameter) {
     progress_.tensors_done++;
     progress_.bytes_done += parameter.source.stored_bytes;
     progress_.tensor = parameter.source.name;
     if (control_.on_progress) control_.on_progress(progress_);
     return absl::OkStatus();
+  }
+
+  // A GGUF tensor that has the planned type is copied block by block, as llama_model_quantize does.
+  static bool HasPlannedBlocks(const PlannedParameter& parameter) {
+    return parameter.scheme != nullptr && !parameter.gguf_name.empty() &&
+           parameter.source.is_quantized &&
+           parameter.source.stored_as ==
+               FindGgmlType(static_cast<uint32_t>(parameter.gguf_type))->name;
+  }
+
+  absl::Status CopyBlocks(const PlannedParameter& parameter, Weight weight) {
+    const std::vector<int64_t> order = RowOrderToGguf(source_.config(), parameter.source.name);
+    ASSIGN_OR_RETURN(weight, PermuteRows(std::move(weight), order));
+    const auto& blocks = std::get<QuantizedTensor>(weight);
+    report_.layers.push_back({.name = parameter.source.name,
+                              .scheme = absl::StrCat("kept (", parameter.source.stored_as, ")"),
+                              .rows = blocks.rows,
+                              .cols = blocks.cols,
+                              .bits_per_weight = blocks.bits_per_weight()});
+    return sink_.WriteQuantized(parameter, blocks);
   }
 
   // GGUF schemes see float32, as llama_model_quantize does; others the model's dtype.
@@ -105,7 +134,8 @@ class Job {
   }
 
   absl::Status Quantize(const PlannedParameter& parameter, const Tensor& tensor) {
-    absl::StatusOr<QuantizedTensor> quantized = parameter.scheme->Quantize(tensor, nullptr);
+    absl::StatusOr<QuantizedTensor> quantized =
+        parameter.scheme->Quantize(tensor, &parameter.inputs);
     if (!quantized.ok()) {
       return absl::Status(quantized.status().code(),
                           absl::StrCat(parameter.source.name, ": ", quantized.status().message()));
@@ -164,6 +194,14 @@ class Job {
   int64_t requantized_ = 0;
 };
 
+uint64_t HashOf(std::span<const float> values) {
+  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  for (const std::byte b : std::as_bytes(values)) {
+    hash = (hash ^ static_cast<uint64_t>(b)) * 0x100000001b3u;
+  }
+  return hash;
+}
+
 // Identifies a job for a resume: same source, same recipe, same output options.
 std::string Fingerprint(const ModelSource& source, const JobPlan& plan, absl::string_view what,
                         const OutputOptions& options) {
@@ -173,6 +211,9 @@ std::string Fingerprint(const ModelSource& source, const JobPlan& plan, absl::st
     absl::StrAppend(&print, "|", parameter.source.name, ToString(parameter.source.shape),
                     parameter.source.stored_as, static_cast<int>(parameter.kept_dtype),
                     parameter.scheme ? parameter.scheme->Describe() : "");
+    if (!parameter.inputs.importance.empty()) {
+      absl::StrAppend(&print, "|", HashOf(parameter.inputs.importance));
+    }
   }
   return print;
 }
@@ -187,6 +228,15 @@ absl::StatusOr<QuantizeReport> RunFolderJob(std::shared_ptr<const ModelRoot> roo
 }
 
 }  // namespace
+
+absl::StatusOr<std::shared_ptr<const Recipe>> ReadImportance(const ModelRoot& root,
+                                                             std::shared_ptr<const Recipe> recipe) {
+  const std::string name = recipe->importance_file();
+  if (name.empty()) return recipe;
+  ASSIGN_OR_RETURN(std::shared_ptr<const File> file, root.directory().OpenFile(name));
+  ASSIGN_OR_RETURN(ImportanceMatrix matrix, ReadImportanceMatrix(std::move(file)));
+  return recipe->WithImportance(std::make_shared<const ImportanceMatrix>(std::move(matrix)));
+}
 
 absl::StatusOr<QuantizeReport> QuantizeCheckpoint(std::shared_ptr<const ModelRoot> root,
                                                   absl::string_view model, const Recipe& recipe,

@@ -62,6 +62,11 @@ struct OutputOptions {
   bool zero_nonfinite = false;  // NaN and infinite weights become 0 instead of INVALID_ARGUMENT
 };
 
+// `recipe` with the importance matrix in hand that its options name; without one, `recipe` itself.
+// NOT_FOUND when there is no such file in the root, INVALID_ARGUMENT when it holds no matrix.
+absl::StatusOr<std::shared_ptr<const Recipe>> ReadImportance(const ModelRoot& root,
+                                                             std::shared_ptr<const Recipe> recipe);
+
 // CANCELLED, or ABORTED with "drained" when stopped by control. Everything that can be refused is
 // refused before the output exists.
 absl::StatusOr<QuantizeReport> QuantizeCheckpoint(std::shared_ptr<const ModelRoot> root,

@@ -230,6 +230,7 @@ absl::StatusOr<std::shared_ptr<Model>> ModelRepository::ReadModel(const EntryPtr
   }
   ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, OpenModelSource(root_, entry->name));
   if (settings.recipe != nullptr) {
+    ASSIGN_OR_RETURN(settings.recipe, ReadImportance(*root_, settings.recipe));
     source = QuantizeOnTheFly(std::move(source), settings.recipe);
   }
   LoadOptions options;

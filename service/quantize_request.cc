@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "models/parameters.h"
 #include "quantizers/checkpoint_sink.h"
+#include "service/calibration.h"
 #include "service/messages.h"
 #include "service/status.h"
 
@@ -65,7 +66,8 @@ absl::StatusOr<OperationStore::Request> PrepareQuantize(
   if (!request.has_recipe()) {
     return FieldError("recipe", "is required");
   }
-  ASSIGN_OR_RETURN(const std::shared_ptr<const Recipe> recipe, RecipeFromMessage(request.recipe()));
+  ASSIGN_OR_RETURN(std::shared_ptr<const Recipe> recipe, RecipeFromMessage(request.recipe()));
+  ASSIGN_OR_RETURN(recipe, ReadImportance(*services.root, std::move(recipe)));
   const bool gguf = recipe->gguf_policy() != nullptr;
   ASSIGN_OR_RETURN(OutputOptions output, OutputFrom(services, request, gguf));
   switch (request.nonfinite()) {
@@ -81,14 +83,22 @@ absl::StatusOr<OperationStore::Request> PrepareQuantize(
   // A dry plan from the headers finds what the method cannot do with this model.
   ASSIGN_OR_RETURN(const auto source, OpenModelSource(services.root, request.model()));
   RETURN_IF_ERROR(CheckCheckpoint(*source));
+  const CalibrationJob calibration = {.root = services.root,
+                                      .model = request.model(),
+                                      .text = request.calibration(),
+                                      .recipe = recipe,
+                                      .memory_limit = services.memory_limit,
+                                      .overwrite = output.overwrite};
+  ASSIGN_OR_RETURN(recipe, PlanCalibration(calibration, *source));
   RETURN_IF_ERROR(gguf ? PlanGgufJob(*source, *recipe, request.model()).status()
                        : PlanFolderJob(*source, recipe.get(), std::nullopt).status());
   OperationStore::Request out;
   out.subject = {"quantize", request.model(), output.name, DescribeRecipe(request.recipe())};
   out.request_id = request.request_id();
   out.fingerprint = Canonical(request);
-  out.work = [root = services.root, model = request.model(), recipe, output](JobControl& control) {
-    return QuantizeCheckpoint(root, model, *recipe, output, control);
+  out.work = [calibration, output](JobControl& control) -> absl::StatusOr<QuantizeReport> {
+    ASSIGN_OR_RETURN(const auto ready, RunCalibration(calibration, control));
+    return QuantizeCheckpoint(calibration.root, calibration.model, *ready, output, control);
   };
   return out;
 }

@@ -155,8 +155,13 @@ absl::StatusOr<GgufHeader> ParseGgufHeader(std::span<const std::byte> bytes, uin
 
 class GgufReader {
  public:
-  // INVALID_ARGUMENT or UNIMPLEMENTED for one part of a split model: it has to be merged first.
+  // INVALID_ARGUMENT for one part of a split model.
   static absl::StatusOr<std::unique_ptr<GgufReader>> Open(std::shared_ptr<const File> file);
+  // All parts of a split model, in order, as one: the first part's metadata and everybody's
+  // tensors, whose offsets are within their own part. INVALID_ARGUMENT when the parts do not say
+  // that they belong together.
+  static absl::StatusOr<std::unique_ptr<GgufReader>> OpenSplit(
+      std::vector<std::shared_ptr<const File>> parts);
   virtual ~GgufReader() = default;
   virtual const GgufHeader& header() const = 0;
   virtual const GgufTensorInfo* Find(absl::string_view name) const = 0;

@@ -3,9 +3,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "formats/escaped_name.h"
 #include "formats/gguf/gguf.h"
 #include "formats/mapped_file.h"
@@ -28,7 +26,7 @@ class MappedReader : public GgufReader {
     header_ = *std::move(header);
     index_.reserve(header_.tensors.size());
     for (const GgufTensorInfo& info : header_.tensors) index_[info.name] = &info;
-    return CheckNotSplit();
+    return absl::OkStatus();
   }
 
   const GgufHeader& header() const override { return header_; }
@@ -68,30 +66,112 @@ class MappedReader : public GgufReader {
     return info;
   }
 
-  absl::Status CheckNotSplit() const {
-    ASSIGN_OR_RETURN(const auto count, header_.metadata.Integer("split.count"));
-    if (!count || *count == 1) return absl::OkStatus();
-    if (*count > 1 && absl::EndsWith(file_->name(), absl::StrFormat("-of-%05d.gguf", *count))) {
-      return absl::UnimplementedError(
-          absl::StrCat("'", file_->name(), "' is one of ", *count,
-                       " parts of a split model; merge them first (llama-gguf-split --merge)"));
-    }
-    return absl::InvalidArgumentError(absl::StrCat("'", file_->name(), "': split.count is ", *count,
-                                                   ", but this is one whole file"));
-  }
-
   std::shared_ptr<const File> file_;
   std::unique_ptr<MappedFile> mapping_;
   GgufHeader header_;
   absl::flat_hash_map<absl::string_view, const GgufTensorInfo*> index_;
 };
 
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<GgufReader>> GgufReader::Open(std::shared_ptr<const File> file) {
+absl::StatusOr<std::unique_ptr<MappedReader>> OpenFile(std::shared_ptr<const File> file) {
   ASSIGN_OR_RETURN(auto mapping, MappedFile::Map(file));
   auto reader = std::make_unique<MappedReader>(std::move(file), std::move(mapping));
   RETURN_IF_ERROR(reader->Parse());
+  return reader;
+}
+
+// INVALID_ARGUMENT unless the file says `expected` under the key; nothing said counts as `missing`.
+absl::Status CheckSplitKey(const GgufHeader& header, const std::string& file, const char* key,
+                           int64_t expected, int64_t missing) {
+  ASSIGN_OR_RETURN(const auto found, header.metadata.Integer(key));
+  if (found.value_or(missing) == expected) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("'", file, "': ", key, " is ",
+                                                 found.value_or(missing), ", expected ", expected,
+                                                 " by the name and the number of files"));
+}
+
+class SplitReader final : public GgufReader {
+ public:
+  absl::Status Add(std::shared_ptr<const File> file, int64_t number, int64_t count) {
+    const std::string name = file->name();
+    ASSIGN_OR_RETURN(std::unique_ptr<MappedReader> part, OpenFile(std::move(file)));
+    const GgufHeader& header = part->header();
+    RETURN_IF_ERROR(CheckSplitKey(header, name, "split.count", count, 1));
+    RETURN_IF_ERROR(CheckSplitKey(header, name, "split.no", number, 0));
+    if (number == 0) {
+      first_name_ = name;
+      header_.metadata = header.metadata;
+    }
+    header_.tensors.insert(header_.tensors.end(), header.tensors.begin(), header.tensors.end());
+    part_ends_.push_back(header_.tensors.size());
+    parts_.push_back(std::move(part));
+    return absl::OkStatus();
+  }
+
+  absl::Status Finish() {
+    const auto total = static_cast<int64_t>(header_.tensors.size());
+    RETURN_IF_ERROR(CheckSplitKey(header_, first_name_, "split.tensors.count", total, total));
+    // What is read here is one whole model.
+    for (const char* key : {"split.no", "split.count", "split.tensors.count"}) {
+      header_.metadata.Erase(key);
+    }
+    for (size_t i = 0; i < header_.tensors.size(); ++i) {
+      if (index_.emplace(header_.tensors[i].name, i).second) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "'", first_name_, "': two parts hold a tensor ", Quoted(header_.tensors[i].name)));
+    }
+    return absl::OkStatus();
+  }
+
+  const GgufHeader& header() const override { return header_; }
+  const GgufTensorInfo* Find(absl::string_view name) const override {
+    const auto entry = index_.find(name);
+    return entry == index_.end() ? nullptr : &header_.tensors[entry->second];
+  }
+  absl::StatusOr<std::vector<std::byte>> Read(absl::string_view name) const override {
+    return PartOf(name).Read(name);
+  }
+  absl::StatusOr<std::span<const std::byte>> View(absl::string_view name) const override {
+    return PartOf(name).View(name);
+  }
+  absl::Status CheckIntact() const override {
+    for (const auto& part : parts_) RETURN_IF_ERROR(part->CheckIntact());
+    return absl::OkStatus();
+  }
+
+ private:
+  // The part that holds the tensor; the first for a name that none has.
+  const GgufReader& PartOf(absl::string_view name) const {
+    const auto entry = index_.find(name);
+    if (entry == index_.end()) return *parts_.front();
+    size_t part = 0;
+    while (entry->second >= part_ends_[part]) ++part;
+    return *parts_[part];
+  }
+
+  std::vector<std::unique_ptr<MappedReader>> parts_;
+  std::vector<size_t> part_ends_;  // how many tensors lie in a part and those before it
+  std::string first_name_;
+  GgufHeader header_;
+  absl::flat_hash_map<absl::string_view, size_t> index_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GgufReader>> GgufReader::Open(std::shared_ptr<const File> file) {
+  const std::string name = file->name();
+  ASSIGN_OR_RETURN(std::unique_ptr<MappedReader> reader, OpenFile(std::move(file)));
+  RETURN_IF_ERROR(CheckSplitKey(reader->header(), name, "split.count", 1, 1));
+  return reader;
+}
+
+absl::StatusOr<std::unique_ptr<GgufReader>> GgufReader::OpenSplit(
+    std::vector<std::shared_ptr<const File>> parts) {
+  auto reader = std::make_unique<SplitReader>();
+  for (size_t i = 0; i < parts.size(); ++i) {
+    RETURN_IF_ERROR(reader->Add(std::move(parts[i]), static_cast<int64_t>(i),
+                                static_cast<int64_t>(parts.size())));
+  }
+  RETURN_IF_ERROR(reader->Finish());
   return reader;
 }
 

@@ -123,8 +123,9 @@ absl::StatusOr<Decoder::Layer> Decoder::LoadLayer(const ModelSource& source,
   ASSIGN_OR_RETURN(layer.gate_up, Linear::Load(source, backend_, gate_up, hidden, paired));
   ASSIGN_OR_RETURN(layer.down,
                    Linear::Load(source, backend_, {{module("mlp.down_proj"), hidden}}, mlp, pack));
-  for (const Linear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
+  for (Linear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
     packed_bytes_.Add(linear->weight());
+    linear->set_observer(options_.observer);
   }
   return layer;
 }

@@ -31,9 +31,10 @@ class Decoder {
  public:
   struct Options {
     Compute compute = Compute::kFast;
-    int32_t context_length = 0;    // positions of the rotary table
-    int32_t max_batch_tokens = 0;  // rows of the workspace
-    int32_t max_logit_rows = 0;    // rows that one call of Logits gives
+    int32_t context_length = 0;         // positions of the rotary table
+    int32_t max_batch_tokens = 0;       // rows of the workspace
+    int32_t max_logit_rows = 0;         // rows that one call of Logits gives
+    InputObserver* observer = nullptr;  // sees the inputs of the layers' matrices
     std::function<absl::Status(int64_t done, int64_t total)> on_progress;  // may cancel
   };
 

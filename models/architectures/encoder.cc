@@ -173,8 +173,9 @@ absl::StatusOr<Encoder::Layer> Encoder::LoadLayer(const ModelSource& source,
   ASSIGN_OR_RETURN(layer.down,
                    Linear::Load(source, backend_, {{module("output.dense"), hidden}}, mlp, pack));
   ASSIGN_OR_RETURN(layer.output_norm, LoadNorm(source, module("output.LayerNorm")));
-  for (const Linear* linear : {&layer.qkv, &layer.output, &layer.up, &layer.down}) {
+  for (Linear* linear : {&layer.qkv, &layer.output, &layer.up, &layer.down}) {
     packed_bytes_.Add(linear->weight());
+    linear->set_observer(options_.observer);
   }
   return layer;
 }

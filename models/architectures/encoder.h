@@ -29,7 +29,8 @@ class Encoder {
  public:
   struct Options {
     Compute compute = Compute::kFast;
-    int32_t max_batch_tokens = 0;  // rows of the workspace, at least the longest sequence
+    int32_t max_batch_tokens = 0;       // rows of the workspace, at least the longest sequence
+    InputObserver* observer = nullptr;  // sees the inputs of the layers' matrices
     std::function<absl::Status(int64_t done, int64_t total)> on_progress;  // may cancel
   };
 

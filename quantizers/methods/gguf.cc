@@ -4,6 +4,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "quantizers/codecs/gguf/blocks.h"
+#include "quantizers/codecs/gguf/importance_matrix.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
 #include "quantizers/method.h"
 
@@ -12,7 +13,10 @@ namespace {
 
 class GgufRecipe final : public Recipe {
  public:
-  explicit GgufRecipe(GgufTypePolicy policy) : policy_(std::move(policy)) {}
+  GgufRecipe(GgufTypePolicy policy, std::string importance_file, std::string importance_output)
+      : policy_(std::move(policy)),
+        importance_file_(std::move(importance_file)),
+        importance_output_(std::move(importance_output)) {}
 
   absl::string_view method() const override { return "gguf"; }
 
@@ -21,7 +25,7 @@ class GgufRecipe final : public Recipe {
         GgufNameFor(config, absl::StrCat(module.name, ".weight"));
     if (!name) return nullptr;
     const GgmlType type =
-        policy_.TypeFor(config, *name, {module.rows, module.cols}, /*has_importance=*/false);
+        policy_.TypeFor(config, *name, {module.rows, module.cols}, importance_ != nullptr);
     const absl::StatusOr<const Scheme*> scheme = SchemeForGgmlType(type);
     return scheme.ok() ? *scheme : nullptr;  // plain types have none
   }
@@ -30,8 +34,26 @@ class GgufRecipe final : public Recipe {
   const GgufTypePolicy* gguf_policy() const override { return &policy_; }
   std::string QuantizationConfig(const ModelConfig&) const override { return ""; }
 
+  std::string importance_file() const override { return importance_file_; }
+  std::string importance_output() const override { return importance_output_; }
+  const ImportanceMatrix* importance() const override { return importance_.get(); }
+  std::unique_ptr<Recipe> WithImportance(
+      std::shared_ptr<const ImportanceMatrix> importance) const override {
+    auto recipe = std::make_unique<GgufRecipe>(policy_, importance_file_, importance_output_);
+    recipe->importance_ = std::move(importance);
+    return recipe;
+  }
+  InputStats StatsOf(const ModuleInfo& module, const ModelConfig& config) const override {
+    const auto name = GgufNameFor(config, absl::StrCat(module.name, ".weight"));
+    if (!name || importance_ == nullptr) return {};
+    return {.importance = importance_->Find(*name)};
+  }
+
  private:
   GgufTypePolicy policy_;
+  std::string importance_file_;
+  std::string importance_output_;
+  std::shared_ptr<const ImportanceMatrix> importance_;
 };
 
 // The file type that --bits stands for.
@@ -75,11 +97,19 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   if (options.IsSet("token_embedding_type")) {
     policy.set_token_embedding_type(TensorType(options, "token_embedding_type"));
   }
-  return std::make_unique<GgufRecipe>(std::move(policy));
+  const std::string& output = options.String("save_imatrix");
+  if (!output.empty()) {
+    RETURN_IF_ERROR(CheckModelName(output));
+    if (!absl::EndsWith(output, ".gguf") && !absl::EndsWith(output, ".dat")) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("gguf: save_imatrix ", output, " must end in .gguf or .dat"));
+    }
+  }
+  return std::make_unique<GgufRecipe>(std::move(policy), options.String("imatrix"), output);
 }
 
 std::vector<std::string> AllowedFileTypes() {
-  std::vector<std::string> names = GgufTypePolicy::QuantizableFileTypes();
+  std::vector<std::string> names = GgufTypePolicy::KnownFileTypes();
   names.insert(names.end(), {"Q3_K", "Q4_K", "Q5_K"});
   return names;
 }
@@ -101,7 +131,7 @@ Method GgufMethod() {
   Method method;
   method.name = "gguf";
   method.summary =
-      "llama.cpp block types: K-quants, legacy, IQ4, ternary and FP4, as one .gguf file";
+      "llama.cpp block types: K-quants, legacy, IQ, ternary and FP4, as one .gguf file";
   method.bits = "1-8";
   method.upstream = "llama.cpp (ggml 0.25.3); transformers 5.23 with gguf 0.19";
   method.options = {
@@ -115,6 +145,16 @@ Method GgufMethod() {
       {"output_tensor_type", Type::kString, "", "type of the output matrix", AllowedTensorTypes()},
       {"token_embedding_type", Type::kString, "", "type of the embedding table",
        AllowedTensorTypes()},
+      {"imatrix",
+       Type::kString,
+       "",
+       "importance matrix of llama-imatrix, a .gguf or .dat file in the model root",
+       {}},
+      {"save_imatrix",
+       Type::kString,
+       "",
+       "write the importance matrix that a calibration text gave to this .gguf or .dat file",
+       {}},
   };
   method.bits_option = "bits";
   method.make = FromOptions;

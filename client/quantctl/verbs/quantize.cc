@@ -1,4 +1,7 @@
 // quantctl quantize MODEL --method M ...
+#include <fstream>
+#include <iterator>
+
 #include "absl/strings/str_cat.h"
 #include "client/quantctl/context.h"
 #include "client/quantctl/quantize_report.h"
@@ -7,7 +10,7 @@ namespace quantd::ctl {
 namespace {
 
 struct Flags {
-  std::string model, output_name;
+  std::string model, output_name, calibration_file;
   RecipeFlags recipe;
   bool overwrite = false, resume = false, detach = false;
   int64_t max_shard_bytes = 0;
@@ -45,6 +48,11 @@ absl::Status Run(Context& context, const Flags& flags) {
   request.set_resume(flags.resume);
   request.set_max_shard_bytes(flags.max_shard_bytes);
   request.set_nonfinite(*nonfinite);
+  if (!flags.calibration_file.empty()) {
+    std::ifstream file(flags.calibration_file, std::ios::binary);
+    if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", flags.calibration_file));
+    request.set_calibration(std::string(std::istreambuf_iterator<char>(file), {}));
+  }
 
   auto client = context.client();
   if (!client.ok()) return client.status();
@@ -63,6 +71,8 @@ void AddQuantize(CLI::App& app, Context& context) {
   CLI::App* verb = app.add_subcommand("quantize", "quantize a model of the root into a new one");
   verb->add_option("model", flags->model, "folder or .gguf file in the model root")->required();
   flags->recipe.AddTo(*verb, "--method");
+  verb->add_option("--calibration", flags->calibration_file,
+                   "UTF-8 text file that the model reads to measure its activations");
   verb->add_option("--output-name", flags->output_name, "name of the new model");
   verb->add_flag("--overwrite", flags->overwrite, "replace an existing output");
   verb->add_flag("--resume", flags->resume, "continue an interrupted job");

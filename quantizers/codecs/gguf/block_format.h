@@ -40,6 +40,8 @@ struct BlockFormat {
   // One block. Encode gives false when the codes are none that the format can hold.
   void (*decode)(const uint8_t* block, const Parts& out);
   bool (*encode)(const ConstParts& in, uint8_t* block);
+  // Whether different bytes can mean the same; the file's own are kept then.
+  bool many_spellings = false;
 };
 
 // nullptr for types that are no quantized blocks or are unsupported (Q8_1 and Q8_K never lie in

@@ -36,6 +36,9 @@ std::optional<DType> PlainDType(GgmlType type) {
   }
 }
 
+// QuantizedTensor::attributes: the file's own blocks, where theirs is not our spelling.
+constexpr char kStoredBlocks[] = "ggml_blocks";
+
 absl::Status Unsupported(GgmlType type) {
   const GgmlTypeInfo* info = FindGgmlType(static_cast<uint32_t>(type));
   return absl::UnimplementedError(
@@ -112,7 +115,25 @@ absl::StatusOr<Weight> DecodeGgufBlocks(GgmlType type, const Shape& shape,
         absl::StrCat("the scale of a ", format->name, " block in row ",
                      bad / (shape.back() / format->elements), " is NaN or infinite"));
   }
+  if (format->many_spellings) {
+    ASSIGN_OR_RETURN(const std::vector<std::byte> spelled, EncodeGgufBlocks(type, tensor));
+    if (!std::equal(spelled.begin(), spelled.end(), blocks.begin(), blocks.end())) {
+      tensor.attributes[kStoredBlocks] =
+          std::string(reinterpret_cast<const char*>(blocks.data()), blocks.size());
+    }
+  }
   return Weight(std::move(tensor));
+}
+
+void ReorderStoredBlocks(const std::vector<int64_t>& order, QuantizedTensor& tensor) {
+  const auto stored = tensor.attributes.find(kStoredBlocks);
+  if (stored == tensor.attributes.end()) return;
+  const size_t row_bytes = stored->second.size() / static_cast<size_t>(tensor.rows);
+  std::string reordered;
+  for (const int64_t row : order) {
+    reordered.append(stored->second, static_cast<size_t>(row) * row_bytes, row_bytes);
+  }
+  stored->second = std::move(reordered);
 }
 
 absl::StatusOr<std::vector<std::byte>> EncodeGgufBlocks(GgmlType type,
@@ -137,6 +158,19 @@ absl::StatusOr<std::vector<std::byte>> EncodeGgufBlocks(GgmlType type,
   if (!fits) {
     return absl::InvalidArgumentError(
         absl::StrCat("the matrix has codes or scales that ", format->name, " cannot hold"));
+  }
+  const auto stored = weight.attributes.find(kStoredBlocks);
+  if (!format->many_spellings || stored == weight.attributes.end()) return out;
+  // Their spelling, as long as it still says the same.
+  const std::span<const std::byte> theirs = std::as_bytes(std::span(stored->second));
+  if (theirs.size() != out.size()) return out;
+  QuantizedTensor read = EmptyTensor(*format, weight.rows, weight.cols);
+  for (int64_t b = 0; b < count; ++b) {
+    format->decode(reinterpret_cast<const uint8_t*>(theirs.data()) + b * format->bytes,
+                   PartsAt<Parts>(*format, read, static_cast<NestedScales*>(nullptr), b));
+  }
+  if (read.codes == weight.codes && read.scale == weight.scale) {
+    out.assign(theirs.begin(), theirs.end());
   }
   return out;
 }

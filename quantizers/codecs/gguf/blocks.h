@@ -17,6 +17,10 @@ namespace quantd {
 absl::StatusOr<Weight> DecodeGgufBlocks(GgmlType type, const Shape& shape,
                                         std::span<const std::byte> blocks);
 
+// Moves the rows of blocks that DecodeGgufBlocks kept as they were spelled, as ReorderRows moved
+// those of `tensor`.
+void ReorderStoredBlocks(const std::vector<int64_t>& order, QuantizedTensor& tensor);
+
 // The blocks of a matrix that was quantized by SchemeForGgmlType(type) or decoded from that type.
 absl::StatusOr<std::vector<std::byte>> EncodeGgufBlocks(GgmlType type,
                                                         const QuantizedTensor& weight);

@@ -206,6 +206,8 @@ class ConfigReader {
     ASSIGN_OR_RETURN(const std::optional<int64_t> pooling,
                      IntegerIn(metadata_, Key("pooling_type"), 0, 2));
     config_.pooling = pooling.value_or(1) == 2 ? "cls" : "mean";
+    // No key says so; llama.cpp's embeddings have length 1 unless the caller asks otherwise.
+    config_.normalize_embedding = true;
     const auto types = tensors_.find("token_types.weight");
     if (types == tensors_.end() || types->second->shape.size() != 2) {
       return absl::InvalidArgumentError("GGUF tensor token_types.weight is missing or no matrix");

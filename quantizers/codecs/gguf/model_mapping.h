@@ -61,9 +61,10 @@ class GgufTypePolicy {
   // blocks get the next type that fits, in the end F16.
   GgmlType TypeFor(const ModelConfig& config, absl::string_view gguf_name, const Shape& shape,
                    bool has_importance) const;
+  // Whether a tensor of this type would be worth nothing without an importance matrix
+  // (tensor_requires_imatrix in llama-quant.cpp), or cannot be made at all.
+  bool NeedsImportance(absl::string_view gguf_name, GgmlType type) const;
   static std::vector<std::string> KnownFileTypes();
-  // Those whose every type can be quantized to without an importance matrix.
-  static std::vector<std::string> QuantizableFileTypes();
 
  private:
   uint32_t file_type_ = 0;

@@ -63,6 +63,38 @@ std::string GenerationConfig(const ModelConfig& config) {
   return json.dump(2) + "\n";
 }
 
+// How sentence-transformers makes one vector of the hidden states.
+void AddSentenceTransformersFiles(const ModelConfig& config,
+                                  std::map<std::string, std::string>& files) {
+  nlohmann::ordered_json modules = nlohmann::ordered_json::array();
+  const auto add = [&modules](absl::string_view path, absl::string_view type) {
+    const size_t index = modules.size();
+    nlohmann::ordered_json module;
+    module["idx"] = index;
+    module["name"] = absl::StrCat(index);
+    module["path"] = std::string(path);
+    module["type"] = absl::StrCat("sentence_transformers.models.", type);
+    modules.push_back(std::move(module));
+  };
+  add("", "Transformer");
+  add("1_Pooling", "Pooling");
+  if (config.normalize_embedding) add("2_Normalize", "Normalize");
+  files["modules.json"] = modules.dump(2) + "\n";
+
+  nlohmann::ordered_json pooling;
+  pooling["word_embedding_dimension"] = config.hidden_size;
+  pooling["pooling_mode_cls_token"] = config.pooling == "cls";
+  pooling["pooling_mode_mean_tokens"] = config.pooling == "mean";
+  pooling["pooling_mode_max_tokens"] = false;
+  pooling["pooling_mode_mean_sqrt_len_tokens"] = false;
+  files["1_Pooling/config.json"] = pooling.dump(2) + "\n";
+
+  nlohmann::ordered_json limits;
+  limits["max_seq_length"] = config.max_position_embeddings;
+  limits["do_lower_case"] = false;  // the tokenizer does
+  files["sentence_bert_config.json"] = limits.dump(2) + "\n";
+}
+
 }  // namespace
 
 absl::StatusOr<std::map<std::string, std::string>> SideFilesFromGguf(const GgufMetadata& metadata,
@@ -72,7 +104,11 @@ absl::StatusOr<std::map<std::string, std::string>> SideFilesFromGguf(const GgufM
   named.config_json.clear();
   RETURN_IF_ERROR(NameRopeScaling(named));
   ASSIGN_OR_RETURN(files["config.json"], WriteHfConfig(named, /*quantization_config=*/""));
-  if (!config.is_encoder()) files["generation_config.json"] = GenerationConfig(config);
+  if (config.is_encoder()) {
+    AddSentenceTransformersFiles(config, files);
+  } else {
+    files["generation_config.json"] = GenerationConfig(config);
+  }
   RETURN_IF_ERROR(gguf::ReadTokenizerKeys(metadata, files));
   return files;
 }

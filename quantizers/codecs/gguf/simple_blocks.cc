@@ -246,6 +246,7 @@ std::span<const BlockFormat> SimpleBlockFormats() {
     };
     for (BlockFormat& row : *rows) {
       row.has_offset = row.type == T::kQ4_1 || row.type == T::kQ5_1;
+      row.many_spellings = row.type == T::kTQ1_0;
       if (row.type == T::kMXFP4) row.scale_dtype = DType::kF8E8M0;
     }
     BlockFormat& nvfp4 = rows->back();

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "quantizers/codecs/gguf/architectures.h"
+#include "quantizers/codecs/gguf/blocks.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
 
 namespace quantd {
@@ -194,6 +195,7 @@ absl::StatusOr<Weight> PermuteRows(Weight weight, const std::vector<int64_t>& or
   }
   if (plain == nullptr) {
     ASSIGN_OR_RETURN(QuantizedTensor out, ReorderRows(std::get<QuantizedTensor>(weight), order));
+    ReorderStoredBlocks(order, out);
     return Weight(std::move(out));
   }
   Tensor out{plain->dtype, plain->shape, {}};

@@ -10,7 +10,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
-#include "quantizers/codecs/gguf/blocks.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
 
 namespace quantd {
@@ -297,7 +296,7 @@ absl::StatusOr<GgufTypePolicy> GgufTypePolicy::ForFileType(absl::string_view fil
     GgufTypePolicy policy;
     policy.name_ = std::string(row.name);
     policy.file_type_ = row.number;
-    policy.base_ = row.base;
+    policy.base_ = pure && row.number == kMXFP4 ? T::kMXFP4 : row.base;
     policy.pure_ = pure;
     return policy;
   }
@@ -315,8 +314,12 @@ GgmlType GgufTypePolicy::TypeFor(const ModelConfig& config, absl::string_view gg
   const bool is_output = gguf_name == "output.weight" ||
                          (is_embedding && (config.tie_word_embeddings || config.is_encoder()));
   if (is_embedding && token_embedding_type_) return Fitting(*token_embedding_type_, cols);
-  if (is_output && output_tensor_type_) return Fitting(*output_tensor_type_, cols);
-  if (pure_ || IsPlain(base_)) return Fitting(base_, cols);
+  // A tied table takes the output's type only as part of a mixture.
+  const bool in_mixture = !pure_ && !IsPlain(base_);
+  if (is_output && output_tensor_type_ && (!is_embedding || in_mixture)) {
+    return Fitting(*output_tensor_type_, cols);
+  }
+  if (!in_mixture) return Fitting(base_, cols);
   if (is_output) return Fitting(OutputType(file_type_, base_, cols), cols);
   if (is_embedding) return Fitting(EmbeddingType(file_type_, base_), cols);
 
@@ -339,12 +342,22 @@ std::vector<std::string> GgufTypePolicy::KnownFileTypes() {
   return names;
 }
 
-std::vector<std::string> GgufTypePolicy::QuantizableFileTypes() {
-  std::vector<std::string> names;
-  for (const FileTypeRow& row : kFileTypes) {
-    if (IsPlain(row.base) || SchemeForGgmlType(row.base).ok()) names.emplace_back(row.name);
+bool GgufTypePolicy::NeedsImportance(absl::string_view gguf_name, GgmlType type) const {
+  const bool is_table = gguf_name == "token_embd.weight" || gguf_name == "output.weight";
+  switch (type) {
+    case T::kIQ2_XXS:
+    case T::kIQ2_XS:
+    case T::kIQ1_S:
+      return true;
+    case T::kIQ3_XXS:
+    case T::kIQ2_S:
+    case T::kIQ1_M:
+      return !is_table;
+    case T::kQ2_K:
+      return file_type_ == kQ2_K_S && !is_table;
+    default:
+      return false;
   }
-  return names;
 }
 
 }  // namespace quantd

@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 
+#include "formats/huggingface/sentence_transformers.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
 #include "tests/quantizers/gguf/golden.h"
 
@@ -281,6 +282,17 @@ TEST(ConfigFromGgufTest, ReadsBert) {
   EXPECT_EQ(config->type_vocab_size, 2);
   EXPECT_EQ(config->pooling, "cls");
   EXPECT_EQ(config->max_position_embeddings, 64);
+  EXPECT_TRUE(config->normalize_embedding);
+  // A folder made of it makes sentences in the same way.
+  const auto files = SideFilesFromGguf(header.metadata, *config);
+  ASSERT_TRUE(files.ok()) << files.status();
+  ModelConfig read = *config;
+  read.pooling = "mean";
+  read.normalize_embedding = false;
+  ASSERT_TRUE(ApplySentenceTransformers(*files, &read).ok());
+  EXPECT_EQ(read.pooling, "cls");
+  EXPECT_TRUE(read.normalize_embedding);
+  EXPECT_THAT(files->at("sentence_bert_config.json"), HasSubstr("\"max_seq_length\": 64"));
   header.metadata.SetU32("bert.context_length", 63);
   EXPECT_THAT(ConfigFromGguf(header).status().message(), HasSubstr("position_embd.weight"));
 }

@@ -137,10 +137,45 @@ TEST(TypePolicyTest, PureAndOverrides) {
   EXPECT_EQ(policy.TypeFor(config, "output.weight", {512, 256}, false), T::kQ4_K);
   EXPECT_EQ(policy.TypeFor(config, "blk.0.ffn_down.weight", {512, 256}, false), T::kQ4_K);
   EXPECT_EQ(policy.TypeFor(config, "blk.0.ffn_down.weight", {512, 576}, false), T::kQ5_0);
+  const auto experts = *GgufTypePolicy::ForFileType("MXFP4_MOE", /*pure=*/true);
+  EXPECT_EQ(experts.TypeFor(config, "output.weight", {512, 256}, false), T::kMXFP4);
   policy.set_output_tensor_type(T::kQ8_0);
   policy.set_token_embedding_type(T::kQ2_K);
   EXPECT_EQ(policy.TypeFor(config, "output.weight", {512, 256}, false), T::kQ8_0);
   EXPECT_EQ(policy.TypeFor(config, "token_embd.weight", {512, 256}, false), T::kQ2_K);
+}
+
+TEST(TypePolicyTest, VeryLowBitsNeedImportance) {
+  const auto needs = [](absl::string_view file_type, absl::string_view name, GgmlType type) {
+    return (*GgufTypePolicy::ForFileType(file_type, false)).NeedsImportance(name, type);
+  };
+  for (const T type : {T::kIQ1_S, T::kIQ1_M, T::kIQ2_XXS, T::kIQ2_XS, T::kIQ2_S, T::kIQ3_XXS}) {
+    EXPECT_TRUE(needs("IQ1_S", "blk.0.ffn_up.weight", type));
+  }
+  EXPECT_FALSE(needs("IQ2_M", "token_embd.weight", T::kIQ2_S));
+  EXPECT_TRUE(needs("IQ2_XXS", "token_embd.weight", T::kIQ2_XXS));  // cannot be made without
+  EXPECT_FALSE(needs("IQ3_S", "blk.0.ffn_up.weight", T::kIQ3_S));
+  EXPECT_FALSE(needs("Q2_K", "blk.0.ffn_up.weight", T::kQ2_K));
+  EXPECT_TRUE(needs("Q2_K_S", "blk.0.ffn_up.weight", T::kQ2_K));
+}
+
+TEST(TypePolicyTest, MixturesWithImportance) {
+  const ModelConfig config = Model(32, 32, 32);
+  const auto type = [&](absl::string_view file_type, absl::string_view name) {
+    return TypeOf(file_type, config, name, 4096, /*importance=*/true);
+  };
+  EXPECT_EQ(type("Q5_0", "blk.0.ffn_down.weight"), T::kQ5_1);
+  EXPECT_EQ(type("IQ4_XS", "blk.0.ffn_down.weight"), T::kIQ4_XS);
+  EXPECT_EQ(type("IQ3_XXS", "blk.9.attn_v.weight"), T::kIQ3_XXS);
+  EXPECT_EQ(type("IQ3_XXS", "blk.9.attn_q.weight"), T::kIQ2_S);
+  EXPECT_EQ(type("IQ3_XXS", "blk.9.attn_output.weight"), T::kIQ3_S);
+  EXPECT_EQ(type("IQ3_XS", "blk.9.ffn_gate.weight"), T::kIQ3_XXS);
+  EXPECT_EQ(type("IQ3_XS", "blk.0.ffn_gate.weight"), T::kIQ3_S);
+  EXPECT_EQ(type("IQ2_M", "blk.9.attn_v.weight"), T::kIQ3_S);
+  EXPECT_EQ(type("IQ2_M", "token_embd.weight"), T::kIQ3_S);
+  EXPECT_EQ(type("IQ2_XS", "blk.0.ffn_down.weight"), T::kQ2_K);
+  EXPECT_EQ(type("IQ1_M", "blk.9.attn_output.weight"), T::kIQ2_XXS);
+  EXPECT_EQ(type("IQ1_S", "output.weight"), T::kQ5_K);
 }
 
 }  // namespace
