@@ -22,6 +22,7 @@ constexpr DTypeInfo kDTypes[] = {
     {DType::kF8E4M3, "F8_E4M3", "float8_e4m3fn", 1, true},
     {DType::kF8E5M2, "F8_E5M2", "float8_e5m2", 1, true},
     {DType::kF8E8M0, "F8_E8M0", "float8_e8m0fnu", 1, true},
+    {DType::kF8E4M3FNUZ, "F8_E4M3FNUZ", "float8_e4m3fnuz", 1, true},
 };
 
 }  // namespace

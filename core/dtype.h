@@ -25,7 +25,8 @@ enum class DType : uint8_t {
   kBF16,
   kF8E4M3,  // float8_e4m3fn: max 448, no infinity
   kF8E5M2,
-  kF8E8M0,  // power-of-two scale, value 2^(b-127)
+  kF8E8M0,      // power-of-two scale, value 2^(b-127)
+  kF8E4M3FNUZ,  // max 240, no infinity, no minus zero: its code is NaN
 };
 
 // Facts of a dtype; one row per enumerator.

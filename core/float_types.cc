@@ -111,6 +111,19 @@ uint8_t E5M2FromFloat(float value) {
   return sign | static_cast<uint8_t>(code > 0x7c ? 0x7c : code);
 }
 
+float FloatFromE4M3FNUZ(uint8_t bits) {
+  if (bits == 0x80u) return std::nanf("");
+  const float magnitude = Expand(bits & 0x7fu, 3, 8);
+  return (bits & 0x80u) ? -magnitude : magnitude;
+}
+
+uint8_t E4M3FNUZFromFloat(float value) {
+  if (std::isnan(value) || std::isinf(value)) return 0x80;
+  const uint32_t code = RoundMagnitude(std::fabs(value), 3, 8);
+  if (code > 0x7f) return 0x80;
+  return static_cast<uint8_t>(code != 0 && value < 0 ? code | 0x80u : code);
+}
+
 float FloatFromE8M0(uint8_t bits) {
   if (bits == 255) return std::nanf("");
   return std::ldexp(1.0f, static_cast<int>(bits) - 127);
@@ -126,6 +139,8 @@ float RoundTo(DType dtype, float value) {
       return FloatFromE4M3(E4M3FromFloat(value));
     case DType::kF8E5M2:
       return FloatFromE5M2(E5M2FromFloat(value));
+    case DType::kF8E4M3FNUZ:
+      return FloatFromE4M3FNUZ(E4M3FNUZFromFloat(value));
     default:
       return value;
   }
@@ -157,6 +172,9 @@ void LoadFloats(const TensorView& view, int64_t first, int64_t count, float* out
       break;
     case DType::kF8E5M2:
       Widen<uint8_t>(bytes, count, out, FloatFromE5M2);
+      break;
+    case DType::kF8E4M3FNUZ:
+      Widen<uint8_t>(bytes, count, out, FloatFromE4M3FNUZ);
       break;
     case DType::kF8E8M0:
       Widen<uint8_t>(bytes, count, out, FloatFromE8M0);
@@ -202,6 +220,9 @@ void StoreFloats(DType dtype, const float* values, int64_t count, std::byte* out
       break;
     case DType::kF8E5M2:
       Narrow<uint8_t>(values, count, out, E5M2FromFloat);
+      break;
+    case DType::kF8E4M3FNUZ:
+      Narrow<uint8_t>(values, count, out, E4M3FNUZFromFloat);
       break;
     case DType::kF64:
       Narrow<double>(values, count, out, [](float v) { return static_cast<double>(v); });

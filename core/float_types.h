@@ -32,6 +32,9 @@ float FloatFromE4M3(uint8_t bits);
 uint8_t E4M3FromFloat(float value);
 float FloatFromE5M2(uint8_t bits);
 uint8_t E5M2FromFloat(float value);
+// Values beyond 240 become NaN, minus zero becomes zero.
+float FloatFromE4M3FNUZ(uint8_t bits);
+uint8_t E4M3FNUZFromFloat(float value);
 // 2^(bits-127); 255 is NaN.
 float FloatFromE8M0(uint8_t bits);
 

@@ -76,6 +76,9 @@ struct InputTransform {
   std::vector<int32_t> permutation;  // column c of the codes multiplies input permutation[c]; or empty
   std::vector<float> channel_scale;  // inputs are divided by it; or empty
   int hadamard_size = 0;             // block size of a normalized Hadamard rotation; 0 = none
+  std::vector<float> norm_weight;    // an RMS norm of the inputs, [cols]; or empty
+  float norm_epsilon = 0;            // of that norm
+  bool int8_tokens = false;          // last, every token is rounded to 127ths of its absmax
 };
 
 // Values added to the dequantized matrix, in CSR form.
@@ -108,6 +111,10 @@ struct QuantizedTensor {
 
   InputTransform input;
   Outliers outliers;
+  float bias_scale = 1;  // the module's bias is multiplied by it (BitNet's AutoBitLinear)
+  // The matrix as stored, where upstream keeps it in floats and quantizes it whenever it is used
+  // (BitNet's online mode).
+  std::optional<Tensor> unquantized;
 
   // Facts without numeric meaning that the codec needs to spell the same file again, for example
   // "storage_dtype" or "packing". Keys are the codec's own.

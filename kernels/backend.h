@@ -98,15 +98,24 @@ enum class Activation {
 };
 
 // y = activation( norm(x) W^T + bias ) + residual
+//
+// With `stack_rows`, W is only the rows [first_row, first_row + W.rows) of a stack of that many:
+// bias, residual and y are as wide as the stack, and other columns of y stay as they are. Not with
+// kSiluMul.
 struct LinearArgs {
   const PackedWeight* weight = nullptr;
   const DeviceArray* bias = nullptr;  // [1, W.rows] or null
   Norm norm;                          // applied to x first
-  const DeviceArray* x = nullptr;     // [>= tokens, W.cols]
+  // Then every token is rounded to whole 127ths of its largest magnitude, half to even (BitNet's
+  // dynamic int8 inputs; magnitudes below 1e-5 count as that).
+  bool int8_tokens = false;
+  const DeviceArray* x = nullptr;  // [>= tokens, W.cols]
   int64_t tokens = 0;
   Activation activation = Activation::kNone;
   const DeviceArray* residual = nullptr;  // [>= tokens, y.cols]; may be y itself
   DeviceArray* y = nullptr;               // [>= tokens, W.rows], half of it for kSiluMul
+  int64_t first_row = 0;
+  int64_t stack_rows = 0;  // 0: W is the whole stack
 };
 
 struct AttentionArgs {
@@ -163,6 +172,8 @@ class Backend {
   // y = norm(x + residual), residual optional; y may be x.
   virtual absl::Status Normalize(const DeviceArray& x, const DeviceArray* residual,
                                  const Norm& norm, int64_t tokens, DeviceArray& y) = 0;
+  // y = silu(gate) * up of `stacked` [>= tokens, gate then up], each as wide as y.
+  virtual absl::Status SiluMul(const DeviceArray& stacked, int64_t tokens, DeviceArray& y) = 0;
   // y[i] = x[rows[i]]: picks the rows whose logits are wanted.
   virtual absl::Status GatherRows(const DeviceArray& x, std::span<const int32_t> rows,
                                   DeviceArray& y) = 0;

@@ -69,21 +69,46 @@ Tensor Densify(const QuantizedTensor& tensor) {
 }
 
 absl::StatusOr<std::unique_ptr<DeviceArray>> LoadBias(const ModelSource& source, Backend& backend,
-                                                      const std::vector<Linear::Part>& parts) {
+                                                      const std::vector<Linear::Part>& parts,
+                                                      const std::vector<float>& scales) {
   std::vector<float> bias;
   bool any = false;
-  for (const Linear::Part& part : parts) {
-    const std::string name = absl::StrCat(part.module, ".bias");
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const std::string name = absl::StrCat(parts[i].module, ".bias");
     if (!source.Has(name)) {
-      bias.resize(bias.size() + part.rows, 0.0f);
+      bias.resize(bias.size() + parts[i].rows, 0.0f);
       continue;
     }
     any = true;
-    ASSIGN_OR_RETURN(const std::vector<float> values, ReadVector(source, name, part.rows));
-    bias.insert(bias.end(), values.begin(), values.end());
+    ASSIGN_OR_RETURN(const std::vector<float> values, ReadVector(source, name, parts[i].rows));
+    for (const float value : values) bias.push_back(value * scales[i]);
   }
   if (!any) return nullptr;
   return UploadRow(backend, bias);
+}
+
+// What a weight asks of its inputs beside what WithoutInputTransform undoes.
+const InputTransform* InputOf(const Weight& weight) {
+  const auto* quantized = std::get_if<QuantizedTensor>(&weight);
+  const bool treated = quantized != nullptr &&
+                       (quantized->input.int8_tokens || !quantized->input.norm_weight.empty());
+  return treated ? &quantized->input : nullptr;
+}
+
+bool TakeSameInputs(const Weight& a, const Weight& b) {
+  const InputTransform* left = InputOf(a);
+  const InputTransform* right = InputOf(b);
+  if (left == nullptr || right == nullptr) return left == right;
+  return left->int8_tokens == right->int8_tokens && left->norm_weight == right->norm_weight &&
+         (left->norm_weight.empty() || left->norm_epsilon == right->norm_epsilon);
+}
+
+// Makes `array` at least [rows, cols].
+absl::Status Grow(Backend& backend, int64_t rows, int64_t cols,
+                  std::unique_ptr<DeviceArray>& array) {
+  if (array != nullptr && array->rows() >= rows && array->cols() == cols) return absl::OkStatus();
+  ASSIGN_OR_RETURN(array, backend.Allocate(rows, cols));
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -107,35 +132,68 @@ absl::StatusOr<std::unique_ptr<DeviceArray>> UploadRow(Backend& backend,
   return array;
 }
 
+absl::StatusOr<Linear::Piece> Linear::PackPiece(Backend& backend, std::vector<Weight> weights,
+                                                const PackOptions& options) {
+  Piece piece;
+  if (const InputTransform* input = InputOf(weights.front())) {
+    piece.int8_tokens = input->int8_tokens;
+    piece.norm_epsilon = input->norm_epsilon;
+    if (!input->norm_weight.empty()) {
+      ASSIGN_OR_RETURN(piece.norm_weight, UploadRow(backend, input->norm_weight));
+    }
+  }
+  std::vector<const Weight*> pointers;
+  for (Weight& weight : weights) {
+    weight = WithoutInputTransform(std::move(weight));
+    pointers.push_back(&weight);
+  }
+  ASSIGN_OR_RETURN(piece.weight, backend.Pack(pointers, options));
+  return piece;
+}
+
 absl::StatusOr<Linear> Linear::Load(const ModelSource& source, Backend& backend,
                                     const std::vector<Part>& parts, int64_t cols,
                                     const PackOptions& options) {
-  std::vector<Weight> weights;
-  weights.reserve(parts.size());
-  std::vector<const Weight*> pointers;
+  Linear linear;
+  std::vector<float> bias_scales;
+  std::vector<Weight> run;  // parts of the next piece
+  int64_t run_rows = 0;
+  const auto finish_run = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(Piece piece, PackPiece(backend, std::move(run), options));
+    piece.first_row = linear.rows_;
+    linear.pieces_.push_back(std::move(piece));
+    linear.rows_ += run_rows;
+    run.clear();
+    run_rows = 0;
+    return absl::OkStatus();
+  };
   for (const Part& part : parts) {
     ASSIGN_OR_RETURN(Weight weight,
                      ReadMatrix(source, absl::StrCat(part.module, ".weight"), part.rows, cols));
-    weights.push_back(WithoutInputTransform(std::move(weight)));
-    pointers.push_back(&weights.back());
+    const auto* quantized = std::get_if<QuantizedTensor>(&weight);
+    bias_scales.push_back(quantized == nullptr ? 1.0f : quantized->bias_scale);
+    if (!run.empty() && !TakeSameInputs(run.front(), weight)) RETURN_IF_ERROR(finish_run());
+    run.push_back(std::move(weight));
+    run_rows += part.rows;
   }
-  Linear linear;
+  RETURN_IF_ERROR(finish_run());
   for (const Part& part : parts) linear.modules_.push_back(part.module);
-  ASSIGN_OR_RETURN(linear.weight_, backend.Pack(pointers, options));
-  weights.clear();
-  ASSIGN_OR_RETURN(linear.bias_, LoadBias(source, backend, parts));
+  ASSIGN_OR_RETURN(linear.bias_, LoadBias(source, backend, parts, bias_scales));
   return linear;
 }
 
 absl::Status Linear::Apply(Backend& backend, LinearArgs args) const {
-  args.weight = weight_.get();
-  args.bias = bias_.get();
   if (observer_ != nullptr) RETURN_IF_ERROR(ShowInputs(backend, args));
+  const Piece& only = pieces_.front();
+  if (pieces_.size() > 1 || only.norm_weight != nullptr) return ApplyPiecewise(backend, args);
+  args.weight = only.weight.get();
+  args.bias = bias_.get();
+  args.int8_tokens = only.int8_tokens;
   return backend.Linear(args);
 }
 
 absl::Status Linear::ShowInputs(Backend& backend, const LinearArgs& args) const {
-  const int64_t cols = weight_->cols();
+  const int64_t cols = args.x->cols();
   const DeviceArray* x = args.x;
   std::unique_ptr<DeviceArray> normalized;
   if (args.norm.kind != Norm::Kind::kNone) {
@@ -147,6 +205,40 @@ absl::Status Linear::ShowInputs(Backend& backend, const LinearArgs& args) const 
   RETURN_IF_ERROR(backend.Download(*x, 0, args.tokens, rows));
   observer_->Observe(modules_, rows, cols);
   return absl::OkStatus();
+}
+
+absl::Status Linear::ApplyPiecewise(Backend& backend, const LinearArgs& args) const {
+  const int64_t height = args.x->rows();
+  const DeviceArray* x = args.x;
+  if (args.norm.kind != Norm::Kind::kNone) {
+    RETURN_IF_ERROR(Grow(backend, height, x->cols(), normed_));
+    RETURN_IF_ERROR(backend.Normalize(*x, nullptr, args.norm, args.tokens, *normed_));
+    x = normed_.get();
+  }
+  const bool pairs = args.activation == Activation::kSiluMul;
+  if (pairs && args.residual != nullptr) {
+    return absl::UnimplementedError("a residual after gate and up of different inputs");
+  }
+  if (pairs) RETURN_IF_ERROR(Grow(backend, height, rows_, stacked_));
+  for (const Piece& piece : pieces_) {
+    LinearArgs part = {.weight = piece.weight.get(),
+                       .bias = bias_.get(),
+                       .int8_tokens = piece.int8_tokens,
+                       .x = x,
+                       .tokens = args.tokens,
+                       .activation = pairs ? Activation::kNone : args.activation,
+                       .residual = args.residual,
+                       .y = pairs ? stacked_.get() : args.y,
+                       .first_row = piece.first_row,
+                       .stack_rows = rows_};
+    if (piece.norm_weight != nullptr) {
+      part.norm = {.kind = Norm::Kind::kRms,
+                   .weight = piece.norm_weight.get(),
+                   .epsilon = piece.norm_epsilon};
+    }
+    RETURN_IF_ERROR(backend.Linear(part));
+  }
+  return pairs ? backend.SiluMul(*stacked_, args.tokens, *args.y) : absl::OkStatus();
 }
 
 }  // namespace quantd

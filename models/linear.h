@@ -41,17 +41,36 @@ class Linear {
   // y = activation(norm(x) W^T + bias) + residual; `args` without weight and bias.
   absl::Status Apply(Backend& backend, LinearArgs args) const;
 
-  const PackedWeight& weight() const { return *weight_; }
+  // The packed matrices of the stack: one, unless parts treat their inputs in ways of their own.
+  int64_t pieces() const { return static_cast<int64_t>(pieces_.size()); }
+  const PackedWeight& weight(int64_t piece = 0) const { return *pieces_[piece].weight; }
+
   // From now on `observer`, which must outlive this and may be null, sees every input.
   void set_observer(InputObserver* observer) { observer_ = observer; }
 
  private:
-  absl::Status ShowInputs(Backend& backend, const LinearArgs& args) const;
+  // Neighbouring parts that take the same inputs.
+  struct Piece {
+    std::unique_ptr<PackedWeight> weight;
+    std::unique_ptr<DeviceArray> norm_weight;  // an RMS norm of its own, or null
+    float norm_epsilon = 0;
+    bool int8_tokens = false;
+    int64_t first_row = 0;
+  };
 
-  std::unique_ptr<PackedWeight> weight_;
+  static absl::StatusOr<Piece> PackPiece(Backend& backend, std::vector<Weight> weights,
+                                         const PackOptions& options);
+  absl::Status ShowInputs(Backend& backend, const LinearArgs& args) const;
+  absl::Status ApplyPiecewise(Backend& backend, const LinearArgs& args) const;
+
+  std::vector<Piece> pieces_;
+  int64_t rows_ = 0;
   std::unique_ptr<DeviceArray> bias_;
   std::vector<std::string> modules_;
   InputObserver* observer_ = nullptr;
+  // Only piecewise: the inputs after the caller's norm, and gate above up. As tall as the tallest
+  // input so far; a model runs on one thread.
+  mutable std::unique_ptr<DeviceArray> normed_, stacked_;
 };
 
 }  // namespace quantd

@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/huggingface/checkpoint_folder.h"
+#include "quantizers/codecs/quantization_config.h"
+#include "quantizers/codecs/quanto_config.h"
 #include "quantizers/model_source.h"
 #include "quantizers/parameter_names.h"
 
@@ -140,13 +142,34 @@ class FolderSource final : public ModelSource {
   std::map<std::string, size_t> index_;
 };
 
+// JSON text of what is quantized: config.json's quantization_config, or the quantization map that
+// optimum-quanto keeps in a file of its own.
+absl::StatusOr<std::string> QuantizationConfigOf(const Directory& directory,
+                                                 const ModelConfig& config) {
+  constexpr size_t kMapLimit = size_t{16} << 20;
+  for (const char* name : {"quanto_qmap.json", "quantization_map.json"}) {
+    if (!directory.Contains(name)) continue;
+    if (!config.quantization_config.empty()) {
+      ASSIGN_OR_RETURN(const std::string method, QuantMethodOf(config.quantization_config));
+      if (method == "quanto") continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("config.json says quant_method \"", method, "\", but ", name,
+                       " is quanto's; remove the one that does not belong to the checkpoint"));
+    }
+    ASSIGN_OR_RETURN(const std::shared_ptr<const File> file, directory.OpenFile(name));
+    ASSIGN_OR_RETURN(const std::string map, file->ReadAll(kMapLimit));
+    return QuantoConfigOfMap(map);
+  }
+  return config.quantization_config;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelSource>> OpenCheckpointFolder(
     std::shared_ptr<const Directory> directory) {
-  ASSIGN_OR_RETURN(std::unique_ptr<CheckpointFolder> folder,
-                   CheckpointFolder::Open(std::move(directory)));
+  ASSIGN_OR_RETURN(std::unique_ptr<CheckpointFolder> folder, CheckpointFolder::Open(directory));
   ASSIGN_OR_RETURN(ModelConfig config, ReadModelConfig(*folder));
+  ASSIGN_OR_RETURN(config.quantization_config, QuantizationConfigOf(*directory, config));
   std::unique_ptr<Codec> codec;
   if (!config.quantization_config.empty()) {
     ASSIGN_OR_RETURN(codec, CodecFor(config));

@@ -163,9 +163,13 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
   } else {
     ASSIGN_OR_RETURN(plan.side_files, source.side_files());
   }
-  ASSIGN_OR_RETURN(
-      plan.config_json,
-      WriteHfConfig(output, recipe ? recipe->QuantizationConfigFor(output, quantized) : ""));
+  std::string quantization_config;
+  if (recipe != nullptr) {
+    const SideFiles files = recipe->ConfigFiles(quantized);
+    if (files.empty()) quantization_config = recipe->QuantizationConfigFor(output, quantized);
+    plan.side_files.insert(files.begin(), files.end());
+  }
+  ASSIGN_OR_RETURN(plan.config_json, WriteHfConfig(output, quantization_config));
   plan.codec = recipe ? recipe->codec() : nullptr;
   return plan;
 }

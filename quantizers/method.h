@@ -4,6 +4,7 @@
 #define QUANTD_QUANTIZERS_METHOD_H_
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -65,6 +66,12 @@ class Recipe {
                                             const std::vector<ModuleInfo>& /*modules*/) const {
     return QuantizationConfig(config);
   }
+  // Files that say what is quantized in place of config.json's quantization_config, name to text,
+  // for a checkpoint in which exactly `modules` are; none for most ecosystems.
+  virtual std::map<std::string, std::string> ConfigFiles(
+      const std::vector<ModuleInfo>& /*modules*/) const {
+    return {};
+  }
 };
 
 struct Method {
@@ -107,6 +114,8 @@ Method TorchAoMethod();
 Method QuarkMethod();
 Method HiggsMethod();
 Method HqqMethod();
+Method QuantoMethod();
+Method BitNetMethod();
 
 // Transformers' rule for skip lists: a pattern matches as a regex anchored at the start that ends
 // at a dot boundary, or as a suffix of the module name

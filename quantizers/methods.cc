@@ -21,6 +21,8 @@ const std::vector<Method>& Table() {
       QuarkMethod(),
       HiggsMethod(),
       HqqMethod(),
+      QuantoMethod(),
+      BitNetMethod(),
       GgufMethod(),
   };
   return *table;
@@ -31,6 +33,7 @@ absl::string_view Canonical(absl::string_view name) {
   if (name == "finegrained_fp8") return "fp8";
   if (name == "bnb") return "bitsandbytes";
   if (name == "compressed_tensors") return "compressed-tensors";
+  if (name == "optimum-quanto") return "quanto";
   return name;
 }
 

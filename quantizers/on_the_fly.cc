@@ -36,6 +36,7 @@ class QuantizingSource final : public ModelSource {
     if (scheme == schemes_.end()) return weight;
     const DType dtype = recipe_->InputDType().value_or(
         recipe_->gguf_policy() != nullptr ? DType::kF32 : config().dtype);
+    RETURN_IF_ERROR(CheckCanBePlain(name, weight, HasBias(*source_, name)));
     const Tensor plain = ToPlain(std::move(weight), dtype);
     if (absl::Status status = scheme->second->CheckShape(plain.shape[0], plain.shape[1]);
         !status.ok()) {

@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 
@@ -33,7 +34,7 @@ ParameterName SplitParameterName(absl::string_view name) {
   size_t split = parts.size() - 1;
   for (size_t i = 0; i < parts.size(); ++i) {
     if (absl::StartsWith(parts[i], "weight") || absl::StartsWith(parts[i], "_weight") ||
-        absl::StartsWith(parts[i], "qweight")) {
+        absl::StartsWith(parts[i], "qweight") || parts[i] == "rms_norm") {
       split = i;
       break;
     }
@@ -44,6 +45,10 @@ ParameterName SplitParameterName(absl::string_view name) {
 
 bool IsWeightMatrix(const SourceParameter& parameter) {
   return parameter.shape.size() == 2 && SplitParameterName(parameter.name).local == "weight";
+}
+
+bool HasBias(const ModelSource& source, absl::string_view weight) {
+  return source.Has(absl::StrCat(SplitParameterName(weight).module, ".bias"));
 }
 
 ModuleInfo MakeModuleInfo(const SourceParameter& parameter, const ModelConfig& config) {

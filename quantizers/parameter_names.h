@@ -15,12 +15,15 @@ struct ParameterName {
   std::string local;   // "weight", "weight.absmax", "bias", "SCB"
 };
 
-// Splits at the first component that starts with "weight", "_weight" or "qweight", else at the last
-// dot.
+// Splits at the first component that starts with "weight", "_weight" or "qweight" or is "rms_norm",
+// else at the last dot.
 ParameterName SplitParameterName(absl::string_view name);
 
 // Whether `parameter` is a matrix that a recipe may quantize: two dimensions, named `weight`.
 bool IsWeightMatrix(const SourceParameter& parameter);
+
+// Whether the module of this weight has a bias.
+bool HasBias(const ModelSource& source, absl::string_view weight);
 
 ModuleInfo MakeModuleInfo(const SourceParameter& parameter, const ModelConfig& config);
 

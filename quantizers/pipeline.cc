@@ -10,6 +10,7 @@
 #include "quantizers/checkpoint_sink.h"
 #include "quantizers/codecs/gguf/importance_matrix.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
+#include "quantizers/parameter_names.h"
 #include "quantizers/plain_weight.h"
 #include "quantizers/quantization_error.h"
 
@@ -73,6 +74,8 @@ class Job {
         RETURN_IF_ERROR(CopyBlocks(parameter, std::move(weight)));
         return Done(parameter);
       }
+      const std::string& name = parameter.source.name;
+      RETURN_IF_ERROR(CheckCanBePlain(name, weight, HasBias(source_, name)));
       if (parameter.source.is_quantized) ++requantized_;
       Tensor tensor = ToPlain(std::move(weight), ConversionDType(parameter));
       ASSIGN_OR_RETURN(tensor, Reorder(parameter, std::move(tensor)));

@@ -1,5 +1,6 @@
 #include "quantizers/plain_weight.h"
 
+#include "absl/strings/str_cat.h"
 #include "core/float_types.h"
 #include "core/parallel.h"
 
@@ -19,6 +20,16 @@ Tensor ToPlain(Weight weight, DType dtype) {
                 out.bytes.data() + row * quantized.cols * SizeOf(dtype));
   });
   return out;
+}
+
+absl::Status CheckCanBePlain(absl::string_view name, const Weight& weight, bool has_bias) {
+  const auto* quantized = std::get_if<QuantizedTensor>(&weight);
+  if (quantized == nullptr) return absl::OkStatus();
+  const bool scales_bias = has_bias && quantized->bias_scale != 1;
+  if (quantized->input.norm_weight.empty() && !scales_bias) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat(name, ": the layer ", scales_bias ? "scales its bias" : "normalizes its inputs",
+                   ", which a plain checkpoint cannot say; quantize from the original model"));
 }
 
 }  // namespace quantd

@@ -25,7 +25,7 @@ struct ForeignDType {
   int bits;
 };
 constexpr ForeignDType kForeignDTypes[] = {
-    {"F4", 4}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"C64", 64},
+    {"F4", 4}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F8_E5M2FNUZ", 8}, {"C64", 64},
 };
 
 struct Entry {

@@ -140,10 +140,10 @@ absl::Status StreamWriter::MoveData(uint64_t new_reserve) {
 
 // The order in which the Rust crate lays tensors out: wide types first, so that all stay aligned.
 int SerializationRank(DType dtype) {
-  constexpr DType kOrder[] = {DType::kBool,   DType::kU8,     DType::kI8,  DType::kF8E5M2,
-                              DType::kF8E4M3, DType::kF8E8M0, DType::kI16, DType::kU16,
-                              DType::kF16,    DType::kBF16,   DType::kI32, DType::kU32,
-                              DType::kF32,    DType::kF64,    DType::kI64, DType::kU64};
+  constexpr DType kOrder[] = {
+      DType::kBool,       DType::kU8,  DType::kI8,  DType::kF8E5M2, DType::kF8E4M3, DType::kF8E8M0,
+      DType::kF8E4M3FNUZ, DType::kI16, DType::kU16, DType::kF16,    DType::kBF16,   DType::kI32,
+      DType::kU32,        DType::kF32, DType::kF64, DType::kI64,    DType::kU64};
   return static_cast<int>(std::find(std::begin(kOrder), std::end(kOrder), dtype) -
                           std::begin(kOrder));
 }

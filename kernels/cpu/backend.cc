@@ -159,6 +159,19 @@ class CpuBackend : public Backend {
     return absl::OkStatus();
   }
 
+  absl::Status SiluMul(const DeviceArray& stacked, int64_t tokens, DeviceArray& y) override {
+    const int64_t width = y.cols();
+    if (stacked.cols() != 2 * width || stacked.rows() < tokens || y.rows() < tokens) {
+      return absl::InvalidArgumentError("silu mul: the shapes do not fit together");
+    }
+    ForEachRow(tokens, [&](int64_t i) {
+      float* to = AsCpu(y).row(i);
+      std::copy_n(AsCpu(stacked).row(i), width, to);
+      kernels_.silu_mul(to, AsCpu(stacked).row(i) + width, width);
+    });
+    return absl::OkStatus();
+  }
+
   absl::Status GatherRows(const DeviceArray& x, std::span<const int32_t> rows,
                           DeviceArray& y) override {
     if (y.rows() < static_cast<int64_t>(rows.size()) || y.cols() != x.cols()) {

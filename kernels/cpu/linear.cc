@@ -1,6 +1,7 @@
 #include "kernels/cpu/linear.h"
 
 #include <algorithm>
+#include <cmath>
 #include <span>
 
 #include "absl/strings/str_cat.h"
@@ -28,9 +29,9 @@ struct Plan {
   int64_t panels = 0;
 };
 
-Plan MakePlan(const CpuWeight& weight, const KernelTable& kernels) {
+Plan MakePlan(const CpuWeight& weight, int64_t first_row, const KernelTable& kernels) {
   Plan plan;
-  int64_t row = 0;
+  int64_t row = first_row;
   for (const PackedMatrix& part : weight.parts()) {
     const ActivationFormat format = FormatFor(part, kernels);
     const auto found = std::find(plan.formats.begin(), plan.formats.end(), format);
@@ -68,14 +69,17 @@ absl::Status CheckShapes(const LinearArgs& a) {
     return absl::InvalidArgumentError("linear: weight, x and y are required");
   }
   const int64_t half = a.activation == Activation::kSiluMul ? 2 : 1;
-  const int64_t width = a.weight->rows() / half;
+  const int64_t stack = a.stack_rows > 0 ? a.stack_rows : a.weight->rows();
+  const int64_t width = stack / half;
+  const bool inside = a.first_row >= 0 && a.first_row + a.weight->rows() <= stack &&
+                      (a.stack_rows == 0 || half == 1);
   const auto fits = [&](const DeviceArray* array, int64_t rows, int64_t cols) {
     return array == nullptr || (array->rows() >= rows && array->cols() == cols);
   };
-  if (a.tokens >= 0 && a.weight->rows() % half == 0 && fits(a.x, a.tokens, a.weight->cols()) &&
-      fits(a.y, a.tokens, width) && fits(a.residual, a.tokens, width) &&
-      fits(a.bias, 1, a.weight->rows()) && fits(a.norm.weight, 1, a.weight->cols()) &&
-      fits(a.norm.bias, 1, a.weight->cols())) {
+  if (a.tokens >= 0 && inside && a.weight->rows() % half == 0 &&
+      fits(a.x, a.tokens, a.weight->cols()) && fits(a.y, a.tokens, width) &&
+      fits(a.residual, a.tokens, width) && fits(a.bias, 1, stack) &&
+      fits(a.norm.weight, 1, a.weight->cols()) && fits(a.norm.bias, 1, a.weight->cols())) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
@@ -178,6 +182,18 @@ void RunPanel(const Call& call, size_t index, int64_t panel,
   }
 }
 
+// Whole 127ths of the row's largest magnitude. `to` may be `from`.
+void RoundToInt8(const float* from, int64_t cols, float* to) {
+  constexpr float kShift = 0x1.8p23f;  // adding it drops the fraction, half to even
+  float largest = 1e-5f;
+  for (int64_t c = 0; c < cols; ++c) largest = std::max(largest, std::fabs(from[c]));
+  const float steps = 127.0f / largest;
+  for (int64_t c = 0; c < cols; ++c) {
+    const float step = (from[c] * steps + kShift) - kShift;
+    to[c] = std::clamp(step, -128.0f, 127.0f) / steps;
+  }
+}
+
 // The thread's share of the panels, one run: memory streams at full speed only from few long runs.
 void RunPanels(const Call& call, int thread, int threads,
                std::span<const PreparedActivations> prepared) {
@@ -207,6 +223,10 @@ void PrepareTokens(const KernelTable& kernels, const LinearArgs& args, int64_t f
     const float* row = AsCpu(*args.x).row(token);
     if (norm.kind != Norm::Kind::kNone) {
       kernels.normalize(row, cols, norm, scratch.data());
+      row = scratch.data();
+    }
+    if (args.int8_tokens) {
+      RoundToInt8(row, cols, scratch.data());
       row = scratch.data();
     }
     for (PreparedActivations& p : prepared) p.Store(kernels, token, row, scratch.data() + cols);
@@ -240,7 +260,7 @@ absl::Status LinearRunner::Run(const LinearArgs& args) {
   RETURN_IF_ERROR(CheckShapes(args));
   if (args.tokens == 0) return absl::OkStatus();
   const CpuWeight& weight = AsCpu(*args.weight);
-  Plan plan = MakePlan(weight, kernels_);
+  Plan plan = MakePlan(weight, args.first_row, kernels_);
   const bool stacked = args.activation == Activation::kSiluMul && !PairSections(plan);
   if (stacked) stacked_.resize(static_cast<size_t>(args.tokens * weight.rows()));
 

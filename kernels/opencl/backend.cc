@@ -142,11 +142,11 @@ absl::Status OpenClBackend::Embed(const PackedWeight& table, std::span<const int
 absl::Status OpenClBackend::Normalize(const DeviceArray& x, const DeviceArray* residual,
                                       const Norm& norm, int64_t tokens, DeviceArray& y) {
   RETURN_IF_ERROR(CheckRoom(y, tokens, x.cols(), "the output"));
-  return RunNorm(x, residual, norm, tokens, AsCl(y).buffer().get());
+  return RunNorm(x, residual, norm, /*int8_tokens=*/false, tokens, AsCl(y).buffer().get());
 }
 
 absl::Status OpenClBackend::RunNorm(const DeviceArray& x, const DeviceArray* residual,
-                                    const Norm& norm, int64_t tokens, cl_mem y) {
+                                    const Norm& norm, bool int8_tokens, int64_t tokens, cl_mem y) {
   const int64_t cols = x.cols();
   const bool biased = norm.kind == Norm::Kind::kLayer && norm.bias != nullptr;
   RETURN_IF_ERROR(CheckRoom(x, tokens, cols, "the input"));
@@ -160,7 +160,8 @@ absl::Status OpenClBackend::RunNorm(const DeviceArray& x, const DeviceArray* res
   ASSIGN_OR_RETURN(
       const cl_kernel kernel,
       programs_.Get({"NormalizeRows", kNormSources,
-                     absl::StrCat("-DWG=", group, " -DNORM=", static_cast<int>(norm.kind))}));
+                     absl::StrCat("-DWG=", group, " -DNORM=", static_cast<int>(norm.kind),
+                                  int8_tokens ? " -DINT8_TOKENS" : "")}));
   const cl_mem input = AsCl(x).buffer().get();
   const auto or_input = [&](const DeviceArray* array) {
     return array != nullptr ? AsCl(*array).buffer().get() : input;

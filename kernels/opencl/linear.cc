@@ -34,10 +34,16 @@ absl::Status CheckLinear(const LinearArgs& args) {
   if (pairs && rows % 2 != 0) {
     return absl::InvalidArgumentError("gate and up have an odd number of rows");
   }
-  const int64_t width = pairs ? rows / 2 : rows;
+  const int64_t stack = args.stack_rows > 0 ? args.stack_rows : rows;
+  if (args.first_row < 0 || args.first_row + rows > stack || (args.stack_rows > 0 && pairs)) {
+    return absl::InvalidArgumentError(absl::StrCat("rows ", args.first_row, " to ",
+                                                   args.first_row + rows, " of a stack of ", stack,
+                                                   " cannot be multiplied alone"));
+  }
+  const int64_t width = pairs ? rows / 2 : stack;
   RETURN_IF_ERROR(CheckShape(*args.x, args.tokens, args.weight->cols(), "the input"));
   RETURN_IF_ERROR(CheckShape(*args.y, args.tokens, width, "the output"));
-  if (args.bias != nullptr) RETURN_IF_ERROR(CheckShape(*args.bias, 1, rows, "the bias"));
+  if (args.bias != nullptr) RETURN_IF_ERROR(CheckShape(*args.bias, 1, stack, "the bias"));
   if (args.residual == nullptr) return absl::OkStatus();
   return CheckShape(*args.residual, args.tokens, width, "the residual");
 }
@@ -126,17 +132,25 @@ absl::Status OpenClBackend::RunSegment(const Segment& s, int64_t cols, cl_mem x,
                     cl_float(s.format.post_scale), cl_float(s.format.center), cl_int(s.rows),
                     cl_int(cols), x, cl_int(tokens), or_input(output.bias),
                     or_input(output.residual), output.y, flags, cl_int(residual_stride),
-                    cl_int(output.y_stride), cl_int(s.first_row));
+                    cl_int(output.y_stride), cl_int(output.first_row + s.first_row));
 }
 
-absl::Status OpenClBackend::RunSiluMul(cl_mem stacked, const LinearArgs& args) {
+absl::Status OpenClBackend::RunSiluMul(cl_mem stacked, const DeviceArray* residual, int64_t tokens,
+                                       DeviceArray& y) {
   ASSIGN_OR_RETURN(const cl_kernel kernel, programs_.Get({"SiluMul", kElementwiseSources, ""}));
   Range range;
-  range.global[0] = args.y->cols();
-  range.global[1] = args.tokens;
-  const cl_mem residual = args.residual != nullptr ? AsCl(*args.residual).buffer().get() : stacked;
-  return queue_.Run(kernel, range, stacked, residual, AsCl(*args.y).buffer().get(),
-                    cl_int(args.y->cols()), cl_int(args.residual != nullptr ? 1 : 0));
+  range.global[0] = y.cols();
+  range.global[1] = tokens;
+  const cl_mem added = residual != nullptr ? AsCl(*residual).buffer().get() : stacked;
+  return queue_.Run(kernel, range, stacked, added, AsCl(y).buffer().get(), cl_int(y.cols()),
+                    cl_int(residual != nullptr ? 1 : 0));
+}
+
+absl::Status OpenClBackend::SiluMul(const DeviceArray& stacked, int64_t tokens, DeviceArray& y) {
+  RETURN_IF_ERROR(CheckShape(stacked, tokens, 2 * y.cols(), "gate and up"));
+  RETURN_IF_ERROR(CheckShape(y, tokens, y.cols(), "the output"));
+  if (tokens <= 0) return absl::OkStatus();
+  return RunSiluMul(AsCl(stacked).buffer().get(), nullptr, tokens, y);
 }
 
 absl::Status OpenClBackend::Linear(const LinearArgs& args) {
@@ -144,14 +158,16 @@ absl::Status OpenClBackend::Linear(const LinearArgs& args) {
   if (args.tokens <= 0) return absl::OkStatus();
   const ClWeight& weight = AsCl(*args.weight);
   cl_mem x = AsCl(*args.x).buffer().get();
-  if (args.norm.kind != Norm::Kind::kNone) {
+  if (args.norm.kind != Norm::Kind::kNone || args.int8_tokens) {
     ASSIGN_OR_RETURN(const cl_mem normed,
                      ScratchBuffer(kNormed, sizeof(float) * args.tokens * weight.cols()));
-    RETURN_IF_ERROR(RunNorm(*args.x, nullptr, args.norm, args.tokens, normed));
+    RETURN_IF_ERROR(RunNorm(*args.x, nullptr, args.norm, args.int8_tokens, args.tokens, normed));
     x = normed;
   }
   const bool pairs = args.activation == Activation::kSiluMul;
-  Output output{.bias = args.bias, .y_stride = weight.rows()};
+  Output output{.bias = args.bias,
+                .y_stride = args.stack_rows > 0 ? args.stack_rows : weight.rows(),
+                .first_row = args.first_row};
   if (pairs) {
     ASSIGN_OR_RETURN(output.y,
                      ScratchBuffer(kStacked, sizeof(float) * args.tokens * weight.rows()));
@@ -163,7 +179,7 @@ absl::Status OpenClBackend::Linear(const LinearArgs& args) {
   for (const Segment& segment : weight.segments()) {
     RETURN_IF_ERROR(RunSegment(segment, weight.cols(), x, args.tokens, output));
   }
-  return pairs ? RunSiluMul(output.y, args) : absl::OkStatus();
+  return pairs ? RunSiluMul(output.y, args.residual, args.tokens, *args.y) : absl::OkStatus();
 }
 
 }  // namespace quantd::opencl

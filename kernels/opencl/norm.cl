@@ -2,7 +2,8 @@
 //
 //   rms:   y = z * weight / sqrt(mean(z^2) + epsilon)
 //   layer: y = (z - mean(z)) * weight / sqrt(var(z) + epsilon) + bias      (variance in a second pass)
-// One work-group of WG work-items per token. y may be x or residual.
+// With INT8_TOKENS y is then rounded to whole 127ths of its token's largest magnitude (at least
+// 1e-5), half to even. One work-group of WG work-items per token. y may be x or residual.
 #ifndef WG
 #define WG 128  // a power of two
 #endif
@@ -24,6 +25,21 @@ float GroupSum(float value, __local float *scratch) {
   barrier(CLK_LOCAL_MEM_FENCE);
   return scratch[0];
 }
+
+#ifdef INT8_TOKENS
+// The largest `value` of the work-group, in every work-item.
+float GroupMax(float value, __local float *scratch) {
+  const int lane = get_local_id(0);
+  barrier(CLK_LOCAL_MEM_FENCE);
+  scratch[lane] = value;
+  for (int reach = WG / 2; reach > 0; reach /= 2) {
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (lane < reach) scratch[lane] = fmax(scratch[lane], scratch[lane + reach]);
+  }
+  barrier(CLK_LOCAL_MEM_FENCE);
+  return scratch[0];
+}
+#endif
 
 float Input(__global const float *x, __global const float *residual, int flags, int col) {
   return flags & HAS_RESIDUAL ? x[col] + residual[col] : x[col];
@@ -54,6 +70,7 @@ void NormalizeRows(__global const float *x, __global const float *residual,
   }
   scale = 1.0f / sqrt(GroupSum(squares, scratch) / cols + epsilon);
 #endif
+  float largest = 1e-5f;
   for (int col = lane; col < cols; col += WG) {
     float value = (Input(x, residual, flags, col) - mean) * scale;
 #if NORM != 0
@@ -61,5 +78,13 @@ void NormalizeRows(__global const float *x, __global const float *residual,
 #endif
     if (flags & HAS_BIAS) value += bias[col];
     y[col] = value;
+    largest = fmax(largest, fabs(value));
   }
+#ifdef INT8_TOKENS
+  // Every work-item reads what it wrote itself.
+  const float steps = 127.0f / GroupMax(largest, scratch);
+  for (int col = lane; col < cols; col += WG) {
+    y[col] = clamp(rint(y[col] * steps), -128.0f, 127.0f) / steps;
+  }
+#endif
 }

@@ -40,6 +40,7 @@ class OpenClBackend final : public Backend {
   absl::Status Attention(const AttentionArgs& args) override;
   absl::Status Normalize(const DeviceArray& x, const DeviceArray* residual, const Norm& norm,
                          int64_t tokens, DeviceArray& y) override;
+  absl::Status SiluMul(const DeviceArray& stacked, int64_t tokens, DeviceArray& y) override;
   absl::Status GatherRows(const DeviceArray& x, std::span<const int32_t> rows,
                           DeviceArray& y) override;
 
@@ -52,6 +53,7 @@ class OpenClBackend final : public Backend {
     const DeviceArray* residual = nullptr;
     cl_mem y = nullptr;
     int64_t y_stride = 0;
+    int64_t first_row = 0;  // of the matrix in y's columns
   };
 
   OpenClBackend(Queue queue, std::string id);
@@ -61,10 +63,11 @@ class OpenClBackend final : public Backend {
   absl::StatusOr<cl_mem> UploadIndexes(std::span<const int32_t> indexes);
 
   absl::Status RunNorm(const DeviceArray& x, const DeviceArray* residual, const Norm& norm,
-                       int64_t tokens, cl_mem y);
+                       bool int8_tokens, int64_t tokens, cl_mem y);
   absl::Status RunSegment(const Segment& segment, int64_t cols, cl_mem x, int64_t tokens,
                           const Output& output);
-  absl::Status RunSiluMul(cl_mem stacked, const LinearArgs& args);
+  absl::Status RunSiluMul(cl_mem stacked, const DeviceArray* residual, int64_t tokens,
+                          DeviceArray& y);
   absl::Status AttendSequence(const AttentionArgs& args, const SequenceRows& sequence);
   absl::Status RunAttend(const AttentionArgs& args, const SequenceRows& sequence, cl_mem q,
                          cl_mem keys, cl_mem values, int capacity);

@@ -60,6 +60,7 @@ Storage StorageOf(DType dtype) {
     case DType::kF8E4M3:
     case DType::kF8E5M2:
     case DType::kF8E8M0:
+    case DType::kF8E4M3FNUZ:
       return Storage::kBF16;
     case DType::kF16:
       return Storage::kF16;

@@ -77,7 +77,7 @@ absl::Status Decoder::LoadWeights(const ModelSource& source) {
       embedding_,
       Linear::Load(source, backend_, {{absl::StrCat(prefix, "embed_tokens"), config_.vocab_size}},
                    config_.hidden_size, pack));
-  packed_bytes_.Add(embedding_.weight());
+  packed_bytes_.Add(embedding_);
   RETURN_IF_ERROR(options_.on_progress(1, total));
   for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
     ASSIGN_OR_RETURN(Layer layer, LoadLayer(source, LayerPrefix(prefix, i)));
@@ -90,7 +90,7 @@ absl::Status Decoder::LoadWeights(const ModelSource& source) {
   if (!config_.tie_word_embeddings) {
     ASSIGN_OR_RETURN(head_, Linear::Load(source, backend_, {{"lm_head", config_.vocab_size}},
                                          config_.hidden_size, pack));
-    packed_bytes_.Add(head_->weight());
+    packed_bytes_.Add(*head_);
   }
   return options_.on_progress(total, total);
 }
@@ -124,7 +124,7 @@ absl::StatusOr<Decoder::Layer> Decoder::LoadLayer(const ModelSource& source,
   ASSIGN_OR_RETURN(layer.down,
                    Linear::Load(source, backend_, {{module("mlp.down_proj"), hidden}}, mlp, pack));
   for (Linear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
-    packed_bytes_.Add(linear->weight());
+    packed_bytes_.Add(*linear);
     linear->set_observer(options_.observer);
   }
   return layer;

@@ -113,7 +113,7 @@ absl::Status Encoder::LoadEmbeddings(const ModelSource& source, const std::strin
       words_, Linear::Load(source, backend_,
                            {{absl::StrCat(prefix, "word_embeddings"), config_.vocab_size}}, hidden,
                            {.compute = options_.compute}));
-  packed_bytes_.Add(words_.weight());
+  packed_bytes_.Add(words_);
   ASSIGN_OR_RETURN(embedding_norm_, LoadNorm(source, absl::StrCat(prefix, "LayerNorm")));
 
   // Every token here has type 0, so its embedding is a constant of the position.
@@ -174,7 +174,7 @@ absl::StatusOr<Encoder::Layer> Encoder::LoadLayer(const ModelSource& source,
                    Linear::Load(source, backend_, {{module("output.dense"), hidden}}, mlp, pack));
   ASSIGN_OR_RETURN(layer.output_norm, LoadNorm(source, module("output.LayerNorm")));
   for (Linear* linear : {&layer.qkv, &layer.output, &layer.up, &layer.down}) {
-    packed_bytes_.Add(linear->weight());
+    packed_bytes_.Add(*linear);
     linear->set_observer(options_.observer);
   }
   return layer;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels/backend.h"
+#include "models/linear.h"
 
 namespace quantd {
 
@@ -14,6 +15,9 @@ struct PackedBytes {
   uint64_t total = 0;
   std::map<std::string, uint64_t> by_layout;
 
+  void Add(const Linear& linear) {
+    for (int64_t i = 0; i < linear.pieces(); ++i) Add(linear.weight(i));
+  }
   void Add(const PackedWeight& weight) {
     total += weight.bytes();
     by_layout[std::string(LayoutName(weight.layout()))] += weight.bytes();

@@ -2,6 +2,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "quantizers/codecs/bitnet.h"
 #include "quantizers/codecs/bitsandbytes.h"
 #include "quantizers/codecs/compressed_tensors.h"
 #include "quantizers/codecs/eetq.h"
@@ -12,6 +13,7 @@
 #include "quantizers/codecs/hqq.h"
 #include "quantizers/codecs/hqq_config.h"
 #include "quantizers/codecs/quantization_config.h"
+#include "quantizers/codecs/quanto.h"
 #include "quantizers/codecs/quark.h"
 #include "quantizers/codecs/torchao.h"
 
@@ -55,11 +57,19 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
     ASSIGN_OR_RETURN(HqqConfig parsed, ParseHqqConfig(config.quantization_config));
     return std::make_unique<HqqCodec>(std::move(parsed));
   }
+  if (method == "quanto") {
+    ASSIGN_OR_RETURN(QuantoConfig parsed, ParseQuantoConfig(config.quantization_config));
+    return std::make_unique<QuantoCodec>(std::move(parsed), config);
+  }
+  if (method == "bitnet") {
+    ASSIGN_OR_RETURN(BitNetConfig parsed, ParseBitNetConfig(config.quantization_config));
+    return std::make_unique<BitNetCodec>(std::move(parsed), config);
+  }
   return absl::UnimplementedError(
       absl::StrCat("quantization_config.quant_method: found \"",
                    absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
                    "\", expected one of bitsandbytes, compressed-tensors, "
-                   "fp8, mxfp8, fbgemm_fp8, eetq, torchao, higgs, hqq, quark"));
+                   "fp8, mxfp8, fbgemm_fp8, eetq, torchao, higgs, hqq, quark, quanto, bitnet"));
 }
 
 }  // namespace quantd

@@ -23,19 +23,21 @@ Grid SignedGrid(int exponent_bits, int mantissa_bits) {
   return TableGrid(1 + exponent_bits + mantissa_bits, std::move(table));
 }
 
+Grid FiniteGrid(float (*value_of)(uint8_t)) {
+  std::vector<float> table(256);
+  for (int code = 0; code < 256; ++code) {
+    const float value = value_of(static_cast<uint8_t>(code));
+    table[code] = std::isfinite(value) ? value : 0.0f;
+  }
+  return TableGrid(8, std::move(table));
+}
+
 }  // namespace
 
 Grid E2M1Grid() { return SignedGrid(2, 1); }
 Grid E2M3Grid() { return SignedGrid(2, 3); }
 Grid E3M2Grid() { return SignedGrid(3, 2); }
-
-Grid E5M2Grid() {
-  std::vector<float> table(256);
-  for (int code = 0; code < 256; ++code) {
-    const float value = FloatFromE5M2(static_cast<uint8_t>(code));
-    table[code] = std::isfinite(value) ? value : 0.0f;
-  }
-  return TableGrid(8, std::move(table));
-}
+Grid E5M2Grid() { return FiniteGrid(FloatFromE5M2); }
+Grid E4M3FNUZGrid() { return FiniteGrid(FloatFromE4M3FNUZ); }
 
 }  // namespace quantd

@@ -1,5 +1,6 @@
-// The small floating point formats of the OCP Microscaling specification 1.0 as code tables, and
-// their conversions: ties to the even code, values beyond the largest saturated by the caller.
+// The small floating point formats of the OCP Microscaling specification 1.0 and of torch as code
+// tables, and their conversions: ties to the even code, values beyond the largest saturated by the
+// caller.
 #ifndef QUANTD_QUANTIZERS_GRIDS_SMALL_FLOATS_H_
 #define QUANTD_QUANTIZERS_GRIDS_SMALL_FLOATS_H_
 
@@ -15,15 +16,18 @@ inline constexpr float kE2M3Max = 7.5f;
 inline constexpr float kE4M3Max = 448.0f;
 inline constexpr float kE5M2Max = 57344.0f;
 inline constexpr float kE3M2Max = 28.0f;
+inline constexpr float kE4M3FNUZMax = 240.0f;
 
 // code = sign << 3 | magnitude: {0, 0.5, 1, 1.5, 2, 3, 4, 6}.
 Grid E2M1Grid();
+// The float8 formats of torch besides E4M3, in code order. Infinities and NaN are 0: no weight has
+// such a code, and tables hold numbers.
+Grid E5M2Grid();
+Grid E4M3FNUZGrid();
 // code = sign << 5 | magnitude: eighths below 1, then (1 + m/8) * 2^e for e = 0, 1, 2.
 Grid E2M3Grid();
 // code = sign << 5 | magnitude: sixteenths below 1/4, then (1 + m/4) * 2^e for e = -2 to 4.
 Grid E3M2Grid();
-// float8_e5m2 in code order; its infinities and NaN, which no weight may have, stand as zero.
-Grid E5M2Grid();
 
 // Magnitude bits of a float of `MantissaBits` whose smallest normal is 1: drops mantissa bits of
 // normals, and lets an addition round subnormals to their step.

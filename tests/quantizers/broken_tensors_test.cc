@@ -38,13 +38,15 @@ std::function<void(TensorMap&)> Text(const std::string& name, const std::string&
 }
 
 void CheckRefused(const std::string& method, const std::map<std::string, std::string>& options,
-                  const std::vector<Broken>& cases) {
+                  const std::vector<Broken>& cases, const Shape& shape = {8, 64}) {
   const auto recipe = *MakeRecipe(method, options);
-  Tensor weight = MakeTensor(DType::kF32, {8, 64});
+  Tensor weight = MakeTensor(DType::kF32, shape);
   for (size_t i = 3; i < weight.bytes.size(); i += 4) weight.bytes[i] = std::byte{0x3f};
   const TensorMap good = QuantizeAndEncode(*recipe, weight);
-  const auto codec =
-      *CodecFor(ConfigWith(recipe->QuantizationConfig(ConfigWith("", DType::kF32)), DType::kF32));
+  ModelConfig config =
+      ConfigWith(recipe->QuantizationConfig(ConfigWith("", DType::kF32)), DType::kF32);
+  config.hidden_size = weight.shape[1];
+  const auto codec = *CodecFor(config);
   ASSERT_TRUE(codec->Decode(MemoryModule(good)).ok());
   for (const Broken& broken : cases) {
     SCOPED_TRACE(absl::StrCat(method, ": ", broken.what));
@@ -229,6 +231,59 @@ TEST(BrokenTensors, Hqq) {
                {{"code 32", Write("W_q", {32}), "code 32 at element 0 is above 31"}});
   CheckRefused("hqq", {{"nbits", "1.58"}, {"compute_dtype", "float32"}},
                {{"code 3", Write("W_q", {3}), "is above 2"}});
+}
+
+TEST(BrokenTensors, Eetq) {
+  CheckRefused("eetq", {},
+               {{"no scales", Remove("weight_scales"), "missing"},
+                {"NaN scale", Write("weight_scales", {0, 0x7e}), "not a finite number"},
+                {"scales of the inputs", Replace("weight_scales", DType::kF16, {128}), "[64]"},
+                {"ragged", Replace("weight", DType::kI8, {128, 60}), "multiples of 64"},
+                {"other type", Replace("weight", DType::kU8, {128, 64}), "expected I8"},
+                {"both weights", Replace("qweight", DType::kI8, {128, 64}), "one of them"}},
+               {64, 128});
+}
+
+TEST(BrokenTensors, Quanto) {
+  CheckRefused("quanto", {},
+               {{"no codes", Remove("weight._data"), "missing"},
+                {"no scales", Remove("weight._scale"), "missing"},
+                {"NaN scale", Write("weight._scale", kNan), "not a finite number"},
+                {"too few scales", Replace("weight._scale", DType::kF32, {7, 1}), "[8, 1]"},
+                {"other type", Replace("weight._data", DType::kF8E4M3, {8, 64}), "expected I8"},
+                {"plain weight too", Replace("weight", DType::kF32, {8, 64}), "freeze()"},
+                {"input scales", Replace("input_scale", DType::kF32, {2}), "one number"}});
+  CheckRefused("quanto", {{"weights", "float8_e5m2"}},
+               {{"infinity", Write("weight._data", {0, 0x7c}), "element 1 is no finite number"}});
+  CheckRefused("quanto", {{"weights", "float8_e4m3fnuz"}},
+               {{"NaN", Write("weight._data", {0x80}), "element 0 is no finite number"}});
+  CheckRefused(
+      "quanto", {{"weights", "int4"}},
+      {{"no shift", Remove("weight._shift"), "missing"},
+       {"NaN shift", Write("weight._shift", kNan), "not a finite number"},
+       {"flat scales", Replace("weight._scale", DType::kF32, {8}), "[groups, 1]"},
+       {"too few scales", Replace("weight._scale", DType::kF32, {7, 1}), "[7, 1]"},
+       {"groups of 60", Replace("weight._data._data", DType::kU8, {4, 60}), "columns"},
+       {"too few shifts", Replace("weight._shift", DType::kF32, {7, 1}), "[8, 1]"},
+       {"packed too short", Replace("weight._data._data", DType::kU8, {3, 64}), "[4, 64]"}});
+}
+
+TEST(BrokenTensors, BitNet) {
+  CheckRefused("bitnet", {{"use_rms_norm", "true"}},
+               {{"no scale", Remove("weight_scale"), "missing"},
+                {"NaN scale", Write("weight_scale", kNan), "not a finite number"},
+                {"scale 0", Write("weight_scale", {0, 0, 0, 0}), "positive"},
+                {"two scales", Replace("weight_scale", DType::kF32, {2}), "expected F32"},
+                {"float weight", Replace("weight", DType::kF32, {8, 64}), "expected U8"},
+                {"no norm", Remove("rms_norm.weight"), "missing"},
+                {"short norm", Replace("rms_norm.weight", DType::kF32, {63}), "[64]"},
+                {"NaN norm", Write("rms_norm.weight", kNan), "not a finite number"}});
+  CheckRefused("bitnet", {},
+               {{"norm too much", Replace("rms_norm.weight", DType::kF32, {64}), "use_rms_norm"}});
+  CheckRefused("bitnet", {{"linear_class", "autobitlinear"}, {"quantization_mode", "online"}},
+               {{"NaN weight", Write("weight", kNan), "element 0 is not a finite number"},
+                {"stored scale", Replace("weight_scale", DType::kF32, {1}), "offline"},
+                {"packed", Replace("weight", DType::kU8, {2, 64}), "expected F32"}});
 }
 
 // Columns in the order of their groups after reading, and in the file's order after writing.

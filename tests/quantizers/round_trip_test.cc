@@ -77,6 +77,15 @@ std::vector<Case> AnyShape() {
       {"hqq",
        {{"nbits", "3"}, {"group_size", "none"}, {"axis", "0"}, {"compute_dtype", "bfloat16"}},
        0.4},
+      {"quanto", {}, 0.02},
+      {"quanto", {{"weights", "int4"}}, 0.2},
+      {"quanto", {{"weights", "int2"}}, 0.8},
+      {"quanto", {{"weights", "float8"}}, 0.05},
+      {"quanto", {{"weights", "float8_e4m3fnuz"}}, 0.05},
+      {"quanto", {{"weights", "float8_e5m2"}}, 0.1},
+      {"bitnet", {}, 0.8, 4},
+      {"bitnet", {{"linear_class", "autobitlinear"}, {"use_rms_norm", "true"}}, 0.8, 4},
+      {"bitnet", {{"linear_class", "autobitlinear"}, {"quantization_mode", "online"}}, 0.8},
   };
 }
 
