@@ -201,6 +201,10 @@ TEST_F(JobsTest, DrainEndsIdleStreamsAndRefusesNewCalls) {
   pb::QuantizeTensorRequest head;
   head.mutable_recipe()->set_method("bitsandbytes");
   ASSERT_TRUE(stream->Write(head));
+  // Answered after what came before it on the connection: the server has the stream now.
+  grpc::ClientContext context;
+  lro::ListOperationsResponse list;
+  ASSERT_TRUE(operations_->ListOperations(&context, {}, &list).ok());
   auto stopped = std::async(std::launch::async, [this] { server_->Shutdown(); });
   pb::TensorChunk chunk;
   EXPECT_FALSE(stream->Read(&chunk));
