@@ -12,6 +12,49 @@ bool HasWholeCodes(int bits, WordPacking packing) {
   return packing == WordPacking::kWholeCodes || 32 % bits == 0;
 }
 
+constexpr int kPlanarRun = 32;  // codes that share their words
+
+// Calls plane(width, shift) for the planes of a code, lowest bits first: as wide as possible.
+template <class Plane>
+void ForEachPlane(int bits, const Plane& plane) {
+  int shift = 0;
+  for (int width : {4, 2, 1}) {
+    if (bits - shift < width) continue;
+    plane(width, shift);
+    shift += width;
+  }
+}
+
+void PackPlanarRow(const uint8_t* codes, int64_t count, int bits, uint32_t* words) {
+  for (int64_t first = 0; first < count; first += kPlanarRun) {
+    const int64_t run = std::min<int64_t>(kPlanarRun, count - first);
+    ForEachPlane(bits, [&](int width, int shift) {
+      const int per_word = 32 / width;
+      const uint32_t mask = (1u << width) - 1;
+      for (int64_t i = 0; i < run; ++i) {
+        const uint32_t field = (uint32_t{codes[first + i]} >> shift) & mask;
+        words[i / per_word] |= field << (width * (i % per_word));
+      }
+      words += width;
+    });
+  }
+}
+
+void UnpackPlanarRow(const uint32_t* words, int64_t count, int bits, uint8_t* codes) {
+  for (int64_t first = 0; first < count; first += kPlanarRun) {
+    const int64_t run = std::min<int64_t>(kPlanarRun, count - first);
+    ForEachPlane(bits, [&](int width, int shift) {
+      const int per_word = 32 / width;
+      const uint32_t mask = (1u << width) - 1;
+      for (int64_t i = 0; i < run; ++i) {
+        const uint32_t field = (words[i / per_word] >> (width * (i % per_word))) & mask;
+        codes[first + i] |= static_cast<uint8_t>(field << shift);
+      }
+      words += width;
+    });
+  }
+}
+
 void PackRow(const uint8_t* codes, int64_t count, int bits, bool whole, uint32_t* words) {
   if (whole) {
     const int64_t per_word = 32 / bits;
@@ -66,6 +109,9 @@ void UnpackRow(const uint32_t* words, int64_t count, int bits, bool whole, uint8
 
 int64_t WordsPerRow(int64_t count, int bits, WordPacking packing) {
   if (packing == WordPacking::kDense) return (count * bits + 31) / 32;
+  if (packing == WordPacking::kPlanar && 32 % bits != 0) {
+    return (count + kPlanarRun - 1) / kPlanarRun * bits;
+  }
   const int64_t per_word = 32 / bits;
   return (count + per_word - 1) / per_word;
 }
@@ -75,8 +121,11 @@ std::vector<uint32_t> PackWords(std::span<const uint8_t> codes, int64_t rows, in
   const int64_t width = WordsPerRow(cols, bits, packing);
   const bool whole = HasWholeCodes(bits, packing);
   std::vector<uint32_t> words(static_cast<size_t>(rows * width));
+  const bool planar = packing == WordPacking::kPlanar && !whole;
   ParallelFor(rows, [&](int64_t row) {
-    PackRow(codes.data() + row * cols, cols, bits, whole, words.data() + row * width);
+    const uint8_t* from = codes.data() + row * cols;
+    uint32_t* to = words.data() + row * width;
+    planar ? PackPlanarRow(from, cols, bits, to) : PackRow(from, cols, bits, whole, to);
   });
   return words;
 }
@@ -86,8 +135,11 @@ std::vector<uint8_t> UnpackWords(std::span<const uint32_t> words, int64_t rows, 
   const int64_t width = WordsPerRow(cols, bits, packing);
   const bool whole = HasWholeCodes(bits, packing);
   std::vector<uint8_t> codes(static_cast<size_t>(rows * cols));
+  const bool planar = packing == WordPacking::kPlanar && !whole;
   ParallelFor(rows, [&](int64_t row) {
-    UnpackRow(words.data() + row * width, cols, bits, whole, codes.data() + row * cols);
+    const uint32_t* from = words.data() + row * width;
+    uint8_t* to = codes.data() + row * cols;
+    planar ? UnpackPlanarRow(from, cols, bits, to) : UnpackRow(from, cols, bits, whole, to);
   });
   return codes;
 }

@@ -11,7 +11,9 @@ namespace quantd {
 // kDense: a row is one bit string, codes straddle words (compressed-tensors 0.15 and later).
 // kWholeCodes: floor(32 / bits) codes a word, its high bits unused (earlier). The same for 1, 2,
 // 4, 8.
-enum class WordPacking { kDense, kWholeCodes };
+// kPlanar: 32 codes fill `bits` words; 3, 5, 6 and 7 bits are split into planes of 1, 2 and 4 bits,
+// the lowest bits of all 32 codes first (GPTQModel 7.7, format gptq_p). Else like kDense.
+enum class WordPacking { kDense, kWholeCodes, kPlanar };
 
 // Words that a row of `count` codes takes.
 int64_t WordsPerRow(int64_t count, int bits, WordPacking packing);
