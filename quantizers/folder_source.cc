@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/huggingface/checkpoint_folder.h"
+#include "quantizers/codecs/gptq_config.h"
 #include "quantizers/codecs/quantization_config.h"
 #include "quantizers/codecs/quanto_config.h"
 #include "quantizers/model_source.h"
@@ -142,8 +143,8 @@ class FolderSource final : public ModelSource {
   std::map<std::string, size_t> index_;
 };
 
-// JSON text of what is quantized: config.json's quantization_config, or the quantization map that
-// optimum-quanto keeps in a file of its own.
+// JSON text of what is quantized: config.json's quantization_config, or what optimum-quanto and
+// AutoGPTQ keep in files of their own.
 absl::StatusOr<std::string> QuantizationConfigOf(const Directory& directory,
                                                  const ModelConfig& config) {
   constexpr size_t kMapLimit = size_t{16} << 20;
@@ -159,6 +160,12 @@ absl::StatusOr<std::string> QuantizationConfigOf(const Directory& directory,
     ASSIGN_OR_RETURN(const std::shared_ptr<const File> file, directory.OpenFile(name));
     ASSIGN_OR_RETURN(const std::string map, file->ReadAll(kMapLimit));
     return QuantoConfigOfMap(map);
+  }
+  constexpr char kGptqFile[] = "quantize_config.json";
+  if (config.quantization_config.empty() && directory.Contains(kGptqFile)) {
+    ASSIGN_OR_RETURN(const std::shared_ptr<const File> file, directory.OpenFile(kGptqFile));
+    ASSIGN_OR_RETURN(const std::string text, file->ReadAll(kMapLimit));
+    return GptqConfigOfFile(text);
   }
   return config.quantization_config;
 }

@@ -76,11 +76,18 @@ class ShardedFolder : public CheckpointFolder {
   absl::Status Load() {
     ASSIGN_OR_RETURN(config_json_, ReadText(*folder_, kConfig, kConfigLimit));
     if (folder_->Contains(kSingle)) return LoadShard(kSingle, nullptr);
+    std::string index = kIndex;
     if (!folder_->Contains(kIndex)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("'", folder_->name(), "' holds neither ", kSingle, " nor ", kIndex));
+      if (const std::string single = AutoGptqFile(".safetensors"); !single.empty()) {
+        return LoadShard(single, nullptr);
+      }
+      index = AutoGptqFile(".safetensors.index.json");
+      if (index.empty()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("'", folder_->name(), "' holds neither ", kSingle, " nor ", kIndex));
+      }
     }
-    ASSIGN_OR_RETURN(const std::string text, ReadText(*folder_, kIndex, kIndexLimit));
+    ASSIGN_OR_RETURN(const std::string text, ReadText(*folder_, index, kIndexLimit));
     ASSIGN_OR_RETURN(const WeightMap shards, ParseIndex(text));
     for (const auto& [shard, tensors] : shards) RETURN_IF_ERROR(LoadShard(shard, &tensors));
     return absl::OkStatus();
@@ -138,6 +145,18 @@ class ShardedFolder : public CheckpointFolder {
     }
     RETURN_IF_ERROR(file.status());
     return (*file)->ReadAll(limit);
+  }
+
+  // The file that AutoGPTQ calls gptq_model-4bit-128g<suffix>; "" when there is none, or several.
+  std::string AutoGptqFile(absl::string_view suffix) const {
+    std::string found;
+    for (const std::string& name : folder_->List()) {
+      if (!absl::StartsWith(name, "gptq_model-") || !absl::EndsWith(name, suffix)) continue;
+      if (absl::StrContains(name, "-of-")) continue;  // a shard
+      if (!found.empty()) return "";
+      found = name;
+    }
+    return found;
   }
 
   // `expected`: tensors that the index places here; tensors that it does not name are left out.

@@ -18,8 +18,8 @@
 namespace quantd {
 
 // One namespace of tensors over all shards. Reads model.safetensors, or the shards that
-// model.safetensors.index.json names (plain file names directly in the folder); other files are not
-// touched. INVALID_ARGUMENT for a config, index, shard or tensor that is missing or broken; tensors
+// model.safetensors.index.json names (plain file names directly in the folder), or AutoGPTQ's
+// gptq_model-4bit-128g.safetensors or its index; other files are not touched. INVALID_ARGUMENT for a config, index, shard or tensor that is missing or broken; tensors
 // that the index leaves out are not there.
 class CheckpointFolder {
  public:

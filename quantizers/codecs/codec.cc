@@ -8,6 +8,7 @@
 #include "quantizers/codecs/eetq.h"
 #include "quantizers/codecs/fp8.h"
 #include "quantizers/codecs/fp8_config.h"
+#include "quantizers/codecs/gptq.h"
 #include "quantizers/codecs/higgs.h"
 #include "quantizers/codecs/higgs_config.h"
 #include "quantizers/codecs/hqq.h"
@@ -49,6 +50,10 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
     ASSIGN_OR_RETURN(TorchAoConfig parsed, ParseTorchAoConfig(config.quantization_config));
     return std::make_unique<TorchAoCodec>(std::move(parsed), config.dtype);
   }
+  if (method == "gptq") {
+    ASSIGN_OR_RETURN(GptqConfig parsed, ParseGptqConfig(config.quantization_config));
+    return std::make_unique<GptqCodec>(std::move(parsed));
+  }
   if (method == "higgs") {
     ASSIGN_OR_RETURN(HiggsConfig parsed, ParseHiggsConfig(config.quantization_config));
     return std::make_unique<HiggsCodec>(std::move(parsed));
@@ -65,11 +70,11 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
     ASSIGN_OR_RETURN(BitNetConfig parsed, ParseBitNetConfig(config.quantization_config));
     return std::make_unique<BitNetCodec>(std::move(parsed), config);
   }
-  return absl::UnimplementedError(
-      absl::StrCat("quantization_config.quant_method: found \"",
-                   absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
-                   "\", expected one of bitsandbytes, compressed-tensors, "
-                   "fp8, mxfp8, fbgemm_fp8, eetq, torchao, higgs, hqq, quark, quanto, bitnet"));
+  return absl::UnimplementedError(absl::StrCat(
+      "quantization_config.quant_method: found \"",
+      absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
+      "\", expected one of bitsandbytes, compressed-tensors, "
+      "fp8, mxfp8, fbgemm_fp8, eetq, gptq, torchao, higgs, hqq, quark, quanto, bitnet"));
 }
 
 }  // namespace quantd

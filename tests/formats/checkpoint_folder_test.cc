@@ -90,6 +90,19 @@ TEST_F(CheckpointFolderTest, ReadsShardsAsOneNamespace) {
   EXPECT_TRUE(folder->Read("c").ok());
 }
 
+TEST_F(CheckpointFolderTest, FindsAutoGptqsFileNames) {
+  inside_.Write("m/config.json", kConfig);
+  inside_.Write("m/gptq_model-4bit-128g.safetensors", File({"a"}));
+  EXPECT_THAT((*Open())->names(), ElementsAre("a"));
+  inside_.Write("m/gptq_model-8bit-128g.safetensors", File({"b"}));
+  ExpectRefused("neither model.safetensors nor");
+  inside_.Write("m/gptq_model-4bit-128g.safetensors.index.json",
+                R"({"weight_map":{"b":"gptq_model-8bit-128g.safetensors"}})");
+  EXPECT_THAT((*Open())->names(), ElementsAre("b"));
+  inside_.Write("m/model.safetensors", File({"c"}));
+  EXPECT_THAT((*Open())->names(), ElementsAre("c"));
+}
+
 TEST_F(CheckpointFolderTest, RefusesBrokenIndexes) {
   inside_.Write("m/config.json", kConfig);
   inside_.Write("secret.safetensors", File({"a"}));
