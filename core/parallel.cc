@@ -151,12 +151,14 @@ void RunCompute(TaskPriority priority, absl::FunctionRef<void()> task) {
 
 void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body) {
   if (count <= 0) return;
-  if (!on_compute_thread) {
+  // A member of the team is not the compute thread and must not wait for it.
+  const bool nested = team::InTeam();
+  if (!on_compute_thread && !nested) {
     RunInSlices(count, body);
     return;
   }
   const int threads = static_cast<int>(std::min<int64_t>(ComputeThreads(), count));
-  if (threads == 1 || team::InTeam()) {
+  if (threads == 1 || nested) {
     for (int64_t i = 0; i < count; ++i) body(i);
     return;
   }

@@ -4,6 +4,7 @@
 #include "quantizers/codecs/gguf/blocks.h"
 #include "quantizers/codecs/gguf/matrix_config.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
+#include "quantizers/input_statistics.h"
 #include "quantizers/pipeline.h"
 #include "quantizers/plain_weight.h"
 #include "quantizers/quantization_error.h"
@@ -92,10 +93,45 @@ absl::StatusOr<Weight> DecodeMatrix(const std::vector<NamedTensor>& tensors,
   return quantized;
 }
 
+// The scheme of a block type; null for types of single elements.
+absl::StatusOr<const Scheme*> GgufScheme(GgmlType type) {
+  if (FindGgmlType(static_cast<uint32_t>(type))->block_elements <= 1) return nullptr;
+  return SchemeForGgmlType(type);
+}
+
+absl::StatusOr<std::vector<NamedTensor>> GgufTensors(GgmlType type,
+                                                     const QuantizedTensor& quantized) {
+  ASSIGN_OR_RETURN(std::vector<std::byte> blocks, EncodeGgufBlocks(type, quantized));
+  const int64_t row_bytes = static_cast<int64_t>(blocks.size()) / quantized.rows;
+  return std::vector<NamedTensor>{
+      {"blocks", Tensor{DType::kU8, {quantized.rows, row_bytes}, std::move(blocks)}}};
+}
+
+absl::StatusOr<std::optional<InputStatistics>> StatisticsFor(const Scheme& scheme,
+                                                             const TensorView* calibration,
+                                                             int64_t cols) {
+  const InputNeeds needs = scheme.Needs();
+  if (calibration == nullptr && needs.required()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(scheme.Describe(),
+                     " is fitted to inputs of the layer: send them as a second "
+                     "tensor, `calibration` [tokens, ",
+                     cols, "]"));
+  }
+  if (calibration == nullptr || !needs.any()) return std::nullopt;
+  absl::StatusOr<InputStatistics> statistics = StatisticsOf(*calibration, cols, needs);
+  if (!statistics.ok()) {
+    return absl::Status(statistics.status().code(),
+                        absl::StrCat("`calibration`: ", statistics.status().message()));
+  }
+  return *std::move(statistics);
+}
+
 }  // namespace
 
-absl::StatusOr<std::vector<NamedTensor>> QuantizeMatrix(const TensorView& weight,
-                                                        const Recipe& recipe) {
+absl::StatusOr<QuantizedMatrix> QuantizeMatrix(const TensorView& weight,
+                                               const TensorView* calibration, const Recipe& recipe,
+                                               std::function<bool()> stopped) {
   if (weight.shape.size() != 2 || !InfoOf(weight.dtype).is_float) {
     return absl::InvalidArgumentError(
         absl::StrCat("`weight` must be a float matrix [out, in], found ",
@@ -106,35 +142,39 @@ absl::StatusOr<std::vector<NamedTensor>> QuantizeMatrix(const TensorView& weight
   if (!recipe.importance_file().empty()) {
     return absl::InvalidArgumentError("imatrix belongs to whole models, not to one matrix");
   }
+  const bool gguf = recipe.gguf_policy() != nullptr;
   const Scheme* scheme = recipe.SchemeFor(module, config);
+  GgmlType type = GgmlType::kF32;
+  if (gguf) {
+    // The mix of types may be another one where an importance is known.
+    type = recipe.gguf_policy()->TypeFor(config, kGgufName, weight.shape, calibration != nullptr);
+    ASSIGN_OR_RETURN(scheme, GgufScheme(type));
+  }
   if (scheme == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("the recipe leaves a linear layer of shape ",
                                                    ToString(weight.shape), " as it is"));
   }
   RETURN_IF_ERROR(scheme->CheckShape(module.rows, module.cols));
   RETURN_IF_ERROR(CheckFinite("weight", weight));
-  const bool gguf = recipe.gguf_policy() != nullptr;
   const DType dtype = gguf ? DType::kF32 : recipe.InputDType().value_or(weight.dtype);
   const Tensor converted =
       dtype == weight.dtype
           ? Tensor{weight.dtype, weight.shape, {weight.bytes.begin(), weight.bytes.end()}}
           : ConvertTensor(weight, dtype);
-  ASSIGN_OR_RETURN(const QuantizedTensor quantized, scheme->Quantize(converted, nullptr));
-  if (!gguf) return recipe.codec()->Encode(quantized);
-  const GgmlType type = recipe.gguf_policy()->TypeFor(config, kGgufName, weight.shape, false);
-  ASSIGN_OR_RETURN(std::vector<std::byte> blocks, EncodeGgufBlocks(type, quantized));
-  const int64_t row_bytes = static_cast<int64_t>(blocks.size()) / module.rows;
-  return std::vector<NamedTensor>{
-      {"blocks", Tensor{DType::kU8, {module.rows, row_bytes}, std::move(blocks)}}};
-}
-
-std::string MatrixQuantizationConfig(const Shape& shape, DType dtype, const Recipe& recipe) {
-  const ModelConfig config = AnonymousModel(dtype);
-  if (recipe.gguf_policy() == nullptr) {
-    return recipe.QuantizationConfigFor(config, {ModuleOf(shape)});
+  SolverControl control{.stopped = std::move(stopped), .warnings = {}};
+  ASSIGN_OR_RETURN(const auto statistics, StatisticsFor(*scheme, calibration, module.cols));
+  const InputStats stats =
+      statistics ? statistics->View(&control) : InputStats{.control = &control};
+  ASSIGN_OR_RETURN(const QuantizedTensor quantized, scheme->Quantize(converted, &stats));
+  QuantizedMatrix result{.warnings = std::move(control.warnings)};
+  if (gguf) {
+    ASSIGN_OR_RETURN(result.tensors, GgufTensors(type, quantized));
+    result.quantization_config = WriteGgufMatrixConfig({type, weight.shape});
+  } else {
+    ASSIGN_OR_RETURN(result.tensors, recipe.codec()->Encode(quantized));
+    result.quantization_config = recipe.QuantizationConfigFor(config, {module});
   }
-  return WriteGgufMatrixConfig(
-      {recipe.gguf_policy()->TypeFor(config, kGgufName, shape, false), shape});
+  return result;
 }
 
 absl::StatusOr<Tensor> DequantizeMatrix(const std::vector<NamedTensor>& tensors,

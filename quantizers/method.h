@@ -6,11 +6,13 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "formats/model_config.h"
+#include "quantizers/calibration.h"
 #include "quantizers/codecs/codec.h"
 #include "quantizers/options.h"
 #include "quantizers/scheme.h"
@@ -59,6 +61,10 @@ class Recipe {
       std::shared_ptr<const ImportanceMatrix> importance) const;
   // What the schemes of a module may know of its inputs.
   virtual InputStats StatsOf(const ModuleInfo& module, const ModelConfig& config) const;
+  // How the model is calibrated, for recipes with schemes that need inputs or a block solver.
+  virtual std::optional<CalibrationSpec> calibration() const { return std::nullopt; }
+  // Not null: it quantizes the linears of a block together, in place of their schemes.
+  virtual const BlockSolver* block_solver() const { return nullptr; }
   // JSON text of config.json's quantization_config as upstream writes it ("" for GGUF).
   virtual std::string QuantizationConfig(const ModelConfig& config) const = 0;
   // The same for a checkpoint in which exactly `modules` are quantized, where upstream lists them.

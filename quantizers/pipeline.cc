@@ -51,12 +51,7 @@ class Job {
     const Clock::time_point start = Clock::now();
     ResetPeakResident();
     for (const PlannedParameter& parameter : plan_.parameters) {
-      if (control_.cancel) return absl::CancelledError("the operation was cancelled");
-      if (control_.drain) {
-        RETURN_IF_ERROR(sink_.Suspend());
-        return absl::AbortedError(
-            "the server is shutting down; send the request with resume to go on");
-      }
+      if (control_.cancel || control_.drain) return Stopped();
       RETURN_IF_ERROR(Process(parameter));
     }
     if (control_.cancel) return absl::CancelledError("the operation was cancelled");
@@ -66,6 +61,12 @@ class Job {
   }
 
  private:
+  absl::Status Stopped() {
+    if (control_.cancel) return absl::CancelledError("the operation was cancelled");
+    RETURN_IF_ERROR(sink_.Suspend());
+    return absl::AbortedError("the server is shutting down; send the request with resume to go on");
+  }
+
   absl::Status Process(const PlannedParameter& parameter) {
     progress_.relative_error = -1;
     if (!sink_.IsComplete(parameter)) {
@@ -137,8 +138,15 @@ class Job {
   }
 
   absl::Status Quantize(const PlannedParameter& parameter, const Tensor& tensor) {
-    absl::StatusOr<QuantizedTensor> quantized =
-        parameter.scheme->Quantize(tensor, &parameter.inputs);
+    SolverControl solver{.stopped = [this] { return control_.cancel || control_.drain; },
+                         .warnings = {}};
+    InputStats inputs = parameter.inputs;
+    inputs.control = &solver;
+    absl::StatusOr<QuantizedTensor> quantized = parameter.scheme->Quantize(tensor, &inputs);
+    for (const std::string& warning : solver.warnings) {
+      report_.warnings.push_back(absl::StrCat(parameter.source.name, ": ", warning));
+    }
+    if (absl::IsCancelled(quantized.status())) return Stopped();
     if (!quantized.ok()) {
       return absl::Status(quantized.status().code(),
                           absl::StrCat(parameter.source.name, ": ", quantized.status().message()));

@@ -1,5 +1,5 @@
-// Quantize and dequantize whole checkpoints: reader -> policy -> scheme -> codec -> writer, one tensor
-// at a time, into an output that appears whole or not at all.
+// Quantize and dequantize whole checkpoints: reader -> policy -> scheme -> codec -> writer, one
+// tensor at a time, into an output that appears whole or not at all.
 #ifndef QUANTD_QUANTIZERS_PIPELINE_H_
 #define QUANTD_QUANTIZERS_PIPELINE_H_
 
@@ -20,15 +20,15 @@ namespace quantd {
 struct QuantizeProgress {
   int64_t tensors_done = 0;
   int64_t tensors_total = 0;
-  uint64_t bytes_done = 0;   // of the source
+  uint64_t bytes_done = 0;  // of the source
   uint64_t bytes_total = 0;
-  std::string tensor;        // the one just finished
+  std::string tensor;          // the one just finished
   double relative_error = -1;  // its |W - Q(W)| / |W| (Frobenius); -1 when it was kept as it is
 };
 
 struct LayerReport {
   std::string name;
-  std::string scheme;        // Scheme::Describe(), or "kept (BF16)"
+  std::string scheme;  // Scheme::Describe(), or "kept (BF16)"
   int64_t rows = 0, cols = 0;
   double bits_per_weight = 0;
   double relative_error = 0;
@@ -38,10 +38,10 @@ struct QuantizeReport {
   std::string output_name;
   uint64_t source_bytes = 0;
   uint64_t output_bytes = 0;
-  double bits_per_weight = 0;       // of the whole output
+  double bits_per_weight = 0;  // of the whole output
   double seconds = 0;
-  uint64_t peak_memory_bytes = 0;   // of the process during the job (VmHWM)
-  double mean_relative_error = 0;   // over quantized matrices, weighted by elements
+  uint64_t peak_memory_bytes = 0;  // of the process during the job (VmHWM)
+  double mean_relative_error = 0;  // over quantized matrices, weighted by elements
   std::vector<LayerReport> layers;
   std::vector<std::string> warnings;  // "source is already quantized (Q4_1)", ...
 };
@@ -55,10 +55,10 @@ struct JobControl {
 };
 
 struct OutputOptions {
-  std::string name;           // CheckModelName; ".gguf" is appended for GGUF recipes when missing
+  std::string name;  // CheckModelName; ".gguf" is appended for GGUF recipes when missing
   bool overwrite = false;
   uint64_t max_shard_bytes = uint64_t{5} << 30;
-  bool resume = false;        // continue a partial output of the same job
+  bool resume = false;          // continue a partial output of the same job
   bool zero_nonfinite = false;  // NaN and infinite weights become 0 instead of INVALID_ARGUMENT
 };
 
@@ -79,14 +79,20 @@ absl::StatusOr<QuantizeReport> DequantizeCheckpoint(std::shared_ptr<const ModelR
                                                     const OutputOptions& output,
                                                     JobControl& control);
 
-// One matrix, the on-the-fly door: tensors spelled as upstream spells one Linear.
-absl::StatusOr<std::vector<NamedTensor>> QuantizeMatrix(const TensorView& weight,
-                                                        const Recipe& recipe);
-// JSON text of the quantization_config under which DequantizeMatrix reads what QuantizeMatrix makes of
-// a `weight` of this shape and dtype.
-std::string MatrixQuantizationConfig(const Shape& shape, DType dtype, const Recipe& recipe);
-// The reverse; `tensors` as QuantizeMatrix gives them, `quantization_config` names the codec. Without
-// `dtype`: the one that upstream's dequantization returns.
+struct QuantizedMatrix {
+  std::vector<NamedTensor> tensors;   // spelled as upstream spells one Linear
+  std::string quantization_config;    // JSON text under which DequantizeMatrix reads them
+  std::vector<std::string> warnings;  // of the solver
+};
+
+// One matrix, the on-the-fly door. `calibration`, [..., in] or null, are inputs of the linear;
+// methods that measure nothing pass over them. INVALID_ARGUMENT when the method cannot do without
+// and they are missing, have another width or are not finite. CANCELLED soon after `stopped`.
+absl::StatusOr<QuantizedMatrix> QuantizeMatrix(const TensorView& weight,
+                                               const TensorView* calibration, const Recipe& recipe,
+                                               std::function<bool()> stopped = {});
+// The reverse; `tensors` as QuantizeMatrix gives them, `quantization_config` names the codec.
+// Without `dtype`: the one that upstream's dequantization returns.
 absl::StatusOr<Tensor> DequantizeMatrix(const std::vector<NamedTensor>& tensors,
                                         const std::string& quantization_config,
                                         std::optional<DType> dtype);

@@ -1,10 +1,14 @@
-// How one matrix becomes a QuantizedTensor: a grid, a block that shares a scale, and the solver that
-// chooses the codes. A Scheme is what a method's recipe assigns to a module.
+// How one matrix becomes a QuantizedTensor: a grid, a block that shares a scale, and the solver
+// that chooses the codes. A Scheme is what a method's recipe assigns to a module.
 #ifndef QUANTD_QUANTIZERS_SCHEME_H_
 #define QUANTD_QUANTIZERS_SCHEME_H_
 
+#include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/quantized_tensor.h"
 #include "core/status.h"
@@ -12,9 +16,45 @@
 
 namespace quantd {
 
-// Statistics of a linear's inputs, for calibrated solvers and importance matrices.
+// What a scheme wants to know of the inputs that its matrix multiplies, a row of `cols` floats for
+// every token of a calibration text. Nothing by default.
+struct InputNeeds {
+  bool importance = false;      // the mean square of every column
+  bool mean_magnitude = false;  // the mean |x| of every column
+  bool range = false;           // the least and the greatest value of every column
+  bool gram = false;            // the sum over the tokens of x x^T; GPTQ's Hessian but for a factor
+  int64_t sample_rows = 0;      // at most that many tokens' inputs, evenly spread
+  bool optional = false;        // it also does without
+
+  bool any() const { return importance || mean_magnitude || range || gram || sample_rows > 0; }
+  // Without them there is nothing to quantize by.
+  bool required() const { return any() && !optional; }
+};
+
+// What a solver that works for seconds shares with the job that it is part of.
+struct SolverControl {
+  // Ask every some milliseconds; when true, return CANCELLED. May be empty.
+  std::function<bool()> stopped;
+  // For the report, in words that need no context but the matrix: "damping raised to 0.06".
+  std::vector<std::string> warnings;
+};
+
+// Statistics of a linear's inputs, for calibrated solvers and importance matrices. What was not
+// asked for is empty.
 struct InputStats {
-  std::span<const float> importance;  // [cols] mean of squared inputs, or empty
+  std::span<const float> importance;      // [cols] mean of squared inputs
+  std::span<const float> mean_magnitude;  // [cols] mean of |x|
+  std::span<const float> minimum;         // [cols]
+  std::span<const float> maximum;         // [cols]
+  std::span<const float> gram;            // [cols, cols] sum of x x^T, symmetric
+  std::span<const float> samples;         // [at most sample_rows, cols] inputs, in their order
+  int64_t tokens = 0;                     // that the statistics were taken over
+  SolverControl* control = nullptr;       // null: nobody listens
+
+  bool stopped() const { return control != nullptr && control->stopped && control->stopped(); }
+  void Warn(std::string text) const {
+    if (control != nullptr) control->warnings.push_back(std::move(text));
+  }
 };
 
 class Scheme {
@@ -28,8 +68,12 @@ class Scheme {
   // allowed (for example a group size that does not divide the columns).
   virtual absl::Status CheckShape(int64_t rows, int64_t cols) const = 0;
 
+  // What Quantize wants in its `stats`.
+  virtual InputNeeds Needs() const { return {}; }
+
   // Quantizes `weight` [rows, cols], a finite float matrix in the dtype that upstream would see.
-  // Deterministic: same bytes for any number of threads and any ISA.
+  // `stats` may be null, and hold less than Needs when those are optional. Deterministic: same
+  // bytes for any number of threads and any ISA. CANCELLED when `stats` says to stop.
   virtual absl::StatusOr<QuantizedTensor> Quantize(const TensorView& weight,
                                                    const InputStats* stats) const = 0;
 };

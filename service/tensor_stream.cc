@@ -105,6 +105,7 @@ bool TensorChunker::Next(quant::v1::TensorChunk& out) {
       return false;
     }
     out.set_quantization_config(std::move(quantization_config_));
+    for (std::string& warning : warnings_) out.add_warnings(std::move(warning));
     quantization_config_.clear();
     return true;
   }

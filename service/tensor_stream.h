@@ -40,15 +40,19 @@ class TensorAssembler {
 // The messages of a result, one at a time, so that no second copy of the tensors is held.
 class TensorChunker {
  public:
-  // `quantization_config` ends the stream unless it is empty.
-  TensorChunker(std::vector<NamedTensor> tensors, std::string quantization_config)
-      : tensors_(std::move(tensors)), quantization_config_(std::move(quantization_config)) {}
+  // `quantization_config`, with the warnings, ends the stream unless it is empty.
+  TensorChunker(std::vector<NamedTensor> tensors, std::string quantization_config,
+                std::vector<std::string> warnings = {})
+      : tensors_(std::move(tensors)),
+        quantization_config_(std::move(quantization_config)),
+        warnings_(std::move(warnings)) {}
   // False when there is no further message.
   bool Next(quant::v1::TensorChunk& out);
 
  private:
   std::vector<NamedTensor> tensors_;
   std::string quantization_config_;
+  std::vector<std::string> warnings_;
   size_t tensor_ = 0;
   size_t offset_ = 0;
   bool opened_ = false;

@@ -85,6 +85,7 @@ struct TensorData {
 struct QuantizedTensorData {
   std::vector<TensorData> tensors;
   std::string quantization_config;  // JSON text that DequantizeTensor needs
+  std::vector<std::string> warnings = {};
 };
 
 class QUANTD_CLIENT_EXPORT Client {
@@ -124,6 +125,11 @@ class QUANTD_CLIENT_EXPORT Client {
       const CallOptions& call = {});
   absl::StatusOr<QuantizedTensorData> QuantizeTensor(const quant::v1::Recipe& recipe,
                                                      const TensorData& weight,
+                                                     const CallOptions& call = {});
+  // With inputs of the linear, [..., in], for methods that are fitted to them; null: none.
+  absl::StatusOr<QuantizedTensorData> QuantizeTensor(const quant::v1::Recipe& recipe,
+                                                     const TensorData& weight,
+                                                     const TensorData* calibration,
                                                      const CallOptions& call = {});
   absl::StatusOr<TensorData> DequantizeTensor(const QuantizedTensorData& quantized,
                                               const std::string& dtype,

@@ -40,6 +40,7 @@ QuantizedTensorData Receive(Stream& stream) {
       result.tensors.push_back({chunk.tensor(), ""});
     } else if (chunk.has_quantization_config()) {
       result.quantization_config = chunk.quantization_config();
+      result.warnings.assign(chunk.warnings().begin(), chunk.warnings().end());
     } else if (!result.tensors.empty()) {
       result.tensors.back().bytes += chunk.data();
     }
@@ -116,12 +117,24 @@ absl::StatusOr<QuantizeReport> Client::Dequantize(
 absl::StatusOr<QuantizedTensorData> Client::QuantizeTensor(const quant::v1::Recipe& recipe,
                                                            const TensorData& weight,
                                                            const CallOptions& options) {
+  return QuantizeTensor(recipe, weight, nullptr, options);
+}
+
+absl::StatusOr<QuantizedTensorData> Client::QuantizeTensor(const quant::v1::Recipe& recipe,
+                                                           const TensorData& weight,
+                                                           const TensorData* calibration,
+                                                           const CallOptions& options) {
   Call call(connection_->options, options,
             options.cancellation ? options.cancellation->state_ : nullptr);
   const auto stream = connection_->quantization->QuantizeTensor(call.context());
   quant::v1::QuantizeTensorRequest first;
   *first.mutable_recipe() = recipe;
-  if (stream->Write(first)) Send<quant::v1::QuantizeTensorRequest>(*stream, weight);
+  bool open = stream->Write(first) && Send<quant::v1::QuantizeTensorRequest>(*stream, weight);
+  if (open && calibration != nullptr) {
+    TensorData inputs = *calibration;
+    inputs.spec.set_name("calibration");
+    open = Send<quant::v1::QuantizeTensorRequest>(*stream, inputs);
+  }
   stream->WritesDone();
   QuantizedTensorData result = Receive(*stream);
   const grpc::Status status = stream->Finish();

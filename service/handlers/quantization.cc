@@ -145,13 +145,20 @@ class QuantizeTensorCall final : public TensorCall<pb::QuantizeTensorRequest> {
   }
 
   absl::StatusOr<TensorChunker> Work(std::vector<NamedTensor> tensors) override {
-    if (tensors.size() != 1 || tensors[0].name != "weight") {
-      return absl::InvalidArgumentError("exactly one tensor, named `weight`, is expected");
+    std::optional<TensorView> weight, calibration;
+    for (const NamedTensor& named : tensors) {
+      if (named.name == "weight") weight = named.tensor.view();
+      if (named.name == "calibration") calibration = named.tensor.view();
     }
-    const Tensor& weight = tensors[0].tensor;
-    ASSIGN_OR_RETURN(auto result, QuantizeMatrix(weight, *recipe_));
-    return TensorChunker(std::move(result),
-                         MatrixQuantizationConfig(weight.shape, weight.dtype, *recipe_));
+    if (!weight || tensors.size() != (calibration ? 2u : 1u)) {
+      return absl::InvalidArgumentError(
+          "expected a tensor named `weight` and at most one other, `calibration`");
+    }
+    ASSIGN_OR_RETURN(QuantizedMatrix result,
+                     QuantizeMatrix(*weight, calibration ? &*calibration : nullptr, *recipe_,
+                                    [this] { return closed(); }));
+    return TensorChunker(std::move(result.tensors), std::move(result.quantization_config),
+                         std::move(result.warnings));
   }
 
   std::shared_ptr<const Recipe> recipe_;

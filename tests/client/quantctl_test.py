@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -100,6 +101,17 @@ class VerbsTest(ProcessTest):
         plain = checkpoints.read_safetensors(self.root / "tensor-plain" / "model.safetensors")
         self.assertEqual(checkpoints.read_safetensors(back)["weight"], plain["model.layers.0.mlp.up_proj.weight"])
         self.assertNotEqual(plain["model.layers.0.mlp.up_proj.weight"], weight)
+        # Fitted to inputs, under either name; without them where they are needed: refused.
+        fit = ("--method", "gguf", "--set", "type=IQ2_XXS", "--output", out)
+        inputs = ("F32", [2, 256], struct.pack("<512f", *(i % 7 for i in range(512))))
+        matrix.write_bytes(checkpoints.safetensors({"weight": weight, "calibration": inputs}))
+        self.server.must("tensor", "quantize", matrix, *fit)
+        fitted = out.read_bytes()
+        matrix.write_bytes(checkpoints.safetensors({"weight": weight, "X": inputs}))
+        self.server.must("tensor", "quantize", matrix, *fit)
+        self.assertEqual(out.read_bytes(), fitted)
+        matrix.write_bytes(checkpoints.safetensors({"weight": weight}))
+        self.assert_fails(self.server.ctl("tensor", "quantize", matrix, *fit), "INVALID_ARGUMENT", "calibration")
         none = self.server.ctl("tensor", "quantize", self.home / "absent.safetensors", *NF4, "--output", self.home / "no")
         self.assert_fails(none, "NOT_FOUND", "absent.safetensors", code=NOT_FOUND)
         matrix.write_bytes(checkpoints.safetensors({"other": weight}))

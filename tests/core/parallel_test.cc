@@ -17,6 +17,16 @@ TEST(Parallel, EveryIndexRunsOnce) {
   for (const auto& count : seen) EXPECT_EQ(count.load(), 1);
 }
 
+TEST(Parallel, LoopsInsideLoopsRunInPlace) {
+  SetComputeThreads(3);
+  std::vector<std::atomic<int>> seen(200);
+  ParallelFor(20, [&](int64_t i) {
+    ParallelFor(10, [&](int64_t j) { ++seen[i * 10 + j]; });
+  });
+  SetComputeThreads(0);
+  for (const auto& count : seen) EXPECT_EQ(count.load(), 1);
+}
+
 TEST(Parallel, ConcurrentCallersShareOneTeam) {
   std::mutex mutex;
   std::set<std::thread::id> threads;

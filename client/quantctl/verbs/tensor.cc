@@ -49,16 +49,22 @@ absl::Status Quantize(Context& context, const Flags& flags) {
   auto input = ReadSafetensors(flags.in);
   if (!input.ok()) return input.status();
   const TensorData* weight = nullptr;
+  const TensorData* calibration = nullptr;
   for (const TensorData& tensor : input->tensors) {
-    if (tensor.spec.name() == "weight") weight = &tensor;
+    const std::string& name = tensor.spec.name();
+    if (name == "weight") weight = &tensor;
+    if (name == "calibration" || (name == "X" && calibration == nullptr)) calibration = &tensor;
   }
   if (weight == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(flags.in, " has no tensor named weight"));
   }
   auto client = context.client();
   if (!client.ok()) return client.status();
-  auto result = (*client)->QuantizeTensor(*recipe, *weight, context.call());
+  auto result = (*client)->QuantizeTensor(*recipe, *weight, calibration, context.call());
   if (!result.ok()) return result.status();
+  for (const std::string& warning : result->warnings) {
+    std::fprintf(stderr, "warning: %s\n", warning.c_str());
+  }
   const SafetensorsFile output{std::move(result->tensors),
                                {{kConfigKey, result->quantization_config}}};
   if (absl::Status status = WriteSafetensors(flags.out, output); !status.ok()) return status;
@@ -103,7 +109,10 @@ void AddTensor(CLI::App& app, Context& context) {
   auto flags = std::make_shared<Flags>();
   CLI::App* verb = app.add_subcommand("tensor", "quantize or dequantize one matrix");
   verb->require_subcommand(1);
-  CLI::App* quantize = AddDirection(*verb, "quantize", "the tensor `weight` of a file", *flags);
+  CLI::App* quantize = AddDirection(*verb, "quantize",
+                                    "the tensor `weight` of a file, fitted to its inputs "
+                                    "`calibration` (or X) where the method is",
+                                    *flags);
   flags->recipe.AddTo(*quantize, "--method");
   quantize->callback(
       [&context, flags] { context.run = [flags](Context& ctx) { return Quantize(ctx, *flags); }; });

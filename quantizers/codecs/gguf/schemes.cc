@@ -56,6 +56,12 @@ class GgufScheme final : public Scheme {
     return gguf::RowsInBlocks(format_, {rows, cols}).status();
   }
 
+  InputNeeds Needs() const override {
+    using Use = BlockQuantizer::Importance;
+    return {.importance = quantizer_.importance != Use::kIgnored,
+            .optional = quantizer_.importance != Use::kRequired};
+  }
+
   absl::StatusOr<QuantizedTensor> Quantize(const TensorView& weight,
                                            const InputStats* stats) const override {
     ASSIGN_OR_RETURN(const int64_t rows, gguf::RowsInBlocks(format_, weight.shape));

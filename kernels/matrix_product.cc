@@ -1,0 +1,141 @@
+#include "kernels/matrix_product.h"
+
+#include <algorithm>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "core/parallel.h"
+
+namespace quantd {
+namespace {
+
+constexpr int kTileRows = 6;
+constexpr int kTileCols = 32;
+constexpr int64_t kSlice = 256;    // of the inner dimension: part of the result
+constexpr int64_t kTaskRows = 96;  // of C that a task fills
+constexpr int64_t kTaskCols = 512;
+constexpr int64_t kSmall = 1 << 18;  // multiplications that one thread does at once
+
+}  // namespace
+
+namespace baseline {
+namespace {
+constexpr int kLanes = 4;
+typedef float Lanes __attribute__((vector_size(16)));
+inline Lanes Fma(const Lanes& a, const Lanes& b, const Lanes& c) {
+  Lanes out;
+  for (int i = 0; i < kLanes; ++i) out[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return out;
+}
+#include "kernels/matrix_product_tile.inc"
+}  // namespace
+}  // namespace baseline
+
+#if defined(__x86_64__)
+#include "kernels/cpu/avx2_begin.inc"
+namespace avx2 {
+namespace {
+constexpr int kLanes = 8;
+using Lanes = __m256;
+inline __attribute__((always_inline)) Lanes Fma(Lanes a, Lanes b, Lanes c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+#include "kernels/matrix_product_tile.inc"
+}  // namespace
+}  // namespace avx2
+#include "kernels/cpu/target_end.inc"
+
+#include "kernels/cpu/avx512_begin.inc"
+namespace avx512 {
+namespace {
+constexpr int kLanes = 16;
+using Lanes = __m512;
+inline __attribute__((always_inline)) Lanes Fma(Lanes a, Lanes b, Lanes c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+#include "kernels/matrix_product_tile.inc"
+}  // namespace
+}  // namespace avx512
+#include "kernels/cpu/target_end.inc"
+#endif
+
+namespace {
+
+using TileFunction = void (*)(const float*, const float*, int64_t, float*);
+
+TileFunction SelectTile() {
+#if defined(__x86_64__)
+  const bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (fma && wide) return avx512::Tile;
+  if (fma) return avx2::Tile;
+#endif
+  return baseline::Tile;
+}
+
+// Panels of `width` rows of `from`, [inner, width] each, zeros past the last row.
+void Pack(const MatrixOperand& from, int64_t rows, int64_t inner, int width, float* to) {
+  for (int64_t first = 0; first < rows; first += width) {
+    const int64_t count = std::min<int64_t>(width, rows - first);
+    for (int64_t k = 0; k < inner; ++k, to += width) {
+      const float* column = from.data + first * from.row_stride + k * from.col_stride;
+      for (int64_t r = 0; r < count; ++r) to[r] = column[r * from.row_stride];
+      for (int64_t r = count; r < width; ++r) to[r] = 0;
+    }
+  }
+}
+
+// C [rows, cols] += A B, one slice after the other, by the calling thread.
+void AddBlock(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
+              const MatrixOperand& b, float* c, int64_t c_stride) {
+  static const TileFunction tile = SelectTile();
+  thread_local std::vector<float> left, right;
+  const int64_t row_panels = (rows + kTileRows - 1) / kTileRows;
+  const int64_t col_panels = (cols + kTileCols - 1) / kTileCols;
+  for (int64_t first = 0; first < inner; first += kSlice) {
+    const int64_t depth = std::min(kSlice, inner - first);
+    left.resize(static_cast<size_t>(row_panels * kTileRows * depth));
+    right.resize(static_cast<size_t>(col_panels * kTileCols * depth));
+    Pack({a.data + first * a.col_stride, a.row_stride, a.col_stride}, rows, depth, kTileRows,
+         left.data());
+    Pack({b.data + first * b.row_stride, b.col_stride, b.row_stride}, cols, depth, kTileCols,
+         right.data());
+    for (int64_t j = 0; j < col_panels; ++j) {
+      for (int64_t i = 0; i < row_panels; ++i) {
+        alignas(64) float sums[kTileRows * kTileCols];
+        tile(left.data() + i * kTileRows * depth, right.data() + j * kTileCols * depth, depth,
+             sums);
+        const int64_t height = std::min<int64_t>(kTileRows, rows - i * kTileRows);
+        const int64_t width = std::min<int64_t>(kTileCols, cols - j * kTileCols);
+        for (int64_t r = 0; r < height; ++r) {
+          float* out = c + (i * kTileRows + r) * c_stride + j * kTileCols;
+          for (int64_t k = 0; k < width; ++k) out[k] += sums[r * kTileCols + k];
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void AddMatrixProduct(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
+                      const MatrixOperand& b, float* c, int64_t c_stride) {
+  if (rows * cols * inner <= kSmall) {
+    AddBlock(rows, cols, inner, a, b, c, c_stride);
+    return;
+  }
+  const int64_t across = (cols + kTaskCols - 1) / kTaskCols;
+  ParallelFor((rows + kTaskRows - 1) / kTaskRows * across, [&](int64_t task) {
+    const int64_t i = task / across * kTaskRows, j = task % across * kTaskCols;
+    AddBlock(std::min(kTaskRows, rows - i), std::min(kTaskCols, cols - j), inner,
+             {a.data + i * a.row_stride, a.row_stride, a.col_stride},
+             {b.data + j * b.col_stride, b.row_stride, b.col_stride}, c + i * c_stride + j,
+             c_stride);
+  });
+}
+
+}  // namespace quantd

@@ -1,0 +1,111 @@
+// One decoder or encoder block on its calibration inputs, as calibrated solvers see it. Solvers
+// that fit one matrix at a time need only InputStats (scheme.h); those that search over a whole
+// block (AWQ, AutoRound, AQLM) get this. models/ implements it.
+#ifndef QUANTD_QUANTIZERS_CALIBRATED_BLOCK_H_
+#define QUANTD_QUANTIZERS_CALIBRATED_BLOCK_H_
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "core/quantized_tensor.h"
+#include "core/status.h"
+#include "quantizers/scheme.h"
+
+namespace quantd {
+
+// Places in a block, in the order of the computation. Widths: hidden size, but for kAttended
+// (heads * head_dim) and kMlpHidden (intermediate size).
+enum class BlockValue {
+  kInput,            // hidden states that enter the block
+  kAttentionInput,   // what q, k and v multiply: the normed input (decoders), the input (encoders)
+  kAttended,         // what o multiplies
+  kAttentionOutput,  // of o, before the residual
+  kMlpInput,         // what gate and up multiply
+  kMlpHidden,        // what down multiplies
+  kMlpOutput,        // of down, before the residual
+  kOutput,           // hidden states that leave the block
+};
+inline constexpr int kBlockValues = 8;
+
+// The values of one sequence that a run computed, float32 [tokens, width].
+struct BlockPass {
+  int64_t tokens = 0;
+  std::array<std::vector<float>, kBlockValues> values;  // by BlockValue; empty: not computed
+  // For Backward: q and k after the rotation, v, gate and up before the activation (gate is the
+  // only one of encoders), and what the norms of encoders and the second of decoders read.
+  std::vector<float> q, k, v, gate, up, after_attention, after_mlp;
+
+  std::vector<float>& operator[](BlockValue value) { return values[static_cast<size_t>(value)]; }
+  const std::vector<float>& operator[](BlockValue value) const {
+    return values[static_cast<size_t>(value)];
+  }
+};
+
+struct BlockLinear {
+  std::string module;  // "model.layers.3.self_attn.q_proj"
+  int64_t rows = 0;
+  int64_t cols = 0;
+  BlockValue input = BlockValue::kInput;  // what it multiplies; linears of one input are a stage
+};
+
+// Sums of d loss / d W over the calls of Backward, [rows, cols] by module.
+using BlockGradients = std::map<std::string, std::vector<float>>;
+
+// The hidden states that enter a block.
+class BlockInputs {
+ public:
+  virtual ~BlockInputs() = default;
+  virtual int64_t sequences() const = 0;
+  virtual int64_t tokens(int64_t sequence) const = 0;
+  // [tokens, hidden]. `original`: as they are in the model that nothing was quantized in (only
+  // where the recipe asks for both).
+  virtual absl::StatusOr<std::vector<float>> Read(int64_t sequence,
+                                                  bool original = false) const = 0;
+};
+
+class CalibratedBlock {
+ public:
+  virtual ~CalibratedBlock() = default;
+  virtual bool is_encoder() const = 0;
+  // In the order of the computation: q, k, v; o; gate, up; down.
+  virtual const std::vector<BlockLinear>& linears() const = 0;
+
+  // The parameter of that full name ("model.layers.3.input_layernorm.weight", any weight or bias of
+  // a linear) in float32, row-major; empty when the block has none. Runs use what is written there,
+  // and what it holds when the solver is done goes on: parameters that are not quantized are
+  // written as they then are, rounded to the dtype they are kept in.
+  virtual std::span<float> Parameter(absl::string_view name) = 0;
+
+  // Computes the values after `from`, whose values [tokens, width] are given, up to and including
+  // `until`. `from` is kInput, or kAttentionInput, kAttended, kMlpInput or kMlpHidden with an
+  // `until` before the next residual: the search over one half of the block. A sequence's result
+  // depends on nothing but the arguments and the parameters.
+  virtual BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) = 0;
+
+  // Adds the gradients of a loss whose gradient by kOutput is `output`, [tokens, hidden], for the
+  // weights of every module that `gradients` has an entry for. `pass` ran from kInput to kOutput
+  // with the parameters as they are.
+  virtual void Backward(const BlockPass& pass, std::span<const float> output,
+                        BlockGradients& gradients) = 0;
+};
+
+// Chooses what the linears of a block become, all at once.
+class BlockSolver {
+ public:
+  virtual ~BlockSolver() = default;
+  // `schemes` are those of the linears that the recipe quantizes, by module. Returns their
+  // matrices. Other parameters may be changed in place (norms and earlier rows that take a channel
+  // scale). Same bytes for any number of threads and any ISA. CANCELLED when `control` says stop.
+  virtual absl::StatusOr<std::map<std::string, QuantizedTensor>> Solve(
+      CalibratedBlock& block, const BlockInputs& inputs,
+      const std::map<std::string, const Scheme*>& schemes, SolverControl& control) const = 0;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_QUANTIZERS_CALIBRATED_BLOCK_H_

@@ -1,0 +1,174 @@
+#include "quantizers/input_statistics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "core/float_types.h"
+#include "core/parallel.h"
+#include "kernels/matrix_product.h"
+
+namespace quantd {
+namespace {
+
+// Products are summed over slices of this many tokens, and the slices then; the cut is part of the
+// result, so it is by token number and not by call.
+constexpr int64_t kSlice = 256;
+constexpr int64_t kTile = 96;        // columns and rows of the gram matrix that a task fills
+constexpr int64_t kColumnTask = 64;  // columns whose sums a task adds to
+
+struct TilePosition {
+  int64_t row, column;
+};
+
+// Tile `index` of the upper triangle of a square of `side` tiles.
+TilePosition UpperTile(int64_t index, int64_t side) {
+  int64_t row = 0;
+  while (index >= side - row) index -= side - row++;
+  return {row, row + index};
+}
+
+}  // namespace
+
+InputStatistics::InputStatistics(int64_t cols, const InputNeeds& needs, int64_t tokens)
+    : cols_(cols), needs_(needs), tokens_(tokens) {
+  const auto size = static_cast<size_t>(cols);
+  if (needs.importance) squares_.resize(size);
+  if (needs.mean_magnitude) magnitudes_.resize(size);
+  if (needs.range) {
+    minimum_.assign(size, std::numeric_limits<float>::infinity());
+    maximum_.assign(size, -std::numeric_limits<float>::infinity());
+  }
+  if (needs.gram) gram_.resize(size * size);
+  if (needs.sample_rows > 0) {
+    samples_.reserve(static_cast<size_t>(std::min(tokens, needs.sample_rows) * cols));
+  }
+}
+
+uint64_t InputStatistics::Bytes(int64_t cols, const InputNeeds& needs, int64_t tokens) {
+  int64_t floats = 8 * cols + std::min(needs.sample_rows, tokens) * cols;
+  if (needs.gram) floats += cols * cols + kSlice * cols;
+  return static_cast<uint64_t>(floats) * sizeof(float);
+}
+
+absl::Status InputStatistics::Add(std::span<const float> rows) {
+  const auto bad =
+      std::find_if(rows.begin(), rows.end(), [](float x) { return !std::isfinite(x); });
+  if (bad != rows.end()) {
+    const int64_t index = bad - rows.begin();
+    return absl::InvalidArgumentError(absl::StrCat("the input of token ", seen_ + index / cols_,
+                                                   ", channel ", index % cols_, ", is ", *bad));
+  }
+  AddColumnSums(rows);
+  AddSamples(rows);
+  seen_ += static_cast<int64_t>(rows.size()) / cols_;
+  const auto slice = static_cast<size_t>(kSlice * cols_);
+  while (needs_.gram && !rows.empty()) {
+    const size_t count = std::min(rows.size(), slice - pending_.size());
+    pending_.insert(pending_.end(), rows.begin(), rows.begin() + static_cast<ptrdiff_t>(count));
+    rows = rows.subspan(count);
+    if (pending_.size() == slice) AddGram();
+  }
+  return absl::OkStatus();
+}
+
+void InputStatistics::AddColumnSums(std::span<const float> rows) {
+  if (!needs_.importance && !needs_.mean_magnitude && !needs_.range) return;
+  const int64_t count = static_cast<int64_t>(rows.size()) / cols_;
+  ParallelFor((cols_ + kColumnTask - 1) / kColumnTask, [&](int64_t task) {
+    const int64_t first = task * kColumnTask, end = std::min(cols_, first + kColumnTask);
+    for (int64_t r = 0; r < count; ++r) {
+      const float* row = rows.data() + r * cols_;
+      for (int64_t c = first; c < end; ++c) {
+        if (needs_.importance) squares_[c] += static_cast<double>(row[c]) * row[c];
+        if (needs_.mean_magnitude) magnitudes_[c] += std::fabs(row[c]);
+        if (needs_.range) {
+          minimum_[c] = std::min(minimum_[c], row[c]);
+          maximum_[c] = std::max(maximum_[c], row[c]);
+        }
+      }
+    }
+  });
+}
+
+// Sample i of n is row floor(i * tokens / n).
+void InputStatistics::AddSamples(std::span<const float> rows) {
+  const int64_t wanted = std::min(tokens_, needs_.sample_rows);
+  const int64_t count = static_cast<int64_t>(rows.size()) / cols_;
+  while (wanted > 0) {
+    const int64_t i = static_cast<int64_t>(samples_.size()) / cols_;
+    const auto row = static_cast<int64_t>(static_cast<__int128>(i) * tokens_ / wanted) - seen_;
+    if (i >= wanted || row >= count) return;
+    const float* from = rows.data() + row * cols_;
+    samples_.insert(samples_.end(), from, from + cols_);
+  }
+}
+
+void InputStatistics::AddGram() {
+  const int64_t tokens = static_cast<int64_t>(pending_.size()) / cols_;
+  const int64_t side = (cols_ + kTile - 1) / kTile;
+  ParallelFor(side * (side + 1) / 2, [&](int64_t index) {
+    const TilePosition tile = UpperTile(index, side);
+    const int64_t i = tile.row * kTile, j = tile.column * kTile;
+    AddMatrixProduct(std::min(kTile, cols_ - i), std::min(kTile, cols_ - j), tokens,
+                     {pending_.data() + i, 1, cols_}, {pending_.data() + j, cols_, 1},
+                     gram_.data() + i * cols_ + j, cols_);
+  });
+  pending_.clear();
+}
+
+absl::Status InputStatistics::Finish() {
+  if (!pending_.empty()) AddGram();
+  const auto mean = [this](const std::vector<double>& sums, std::vector<float>& means) {
+    for (const double sum : sums) means.push_back(static_cast<float>(sum / seen_));
+  };
+  mean(squares_, importance_);
+  mean(magnitudes_, mean_magnitude_);
+  if (!needs_.gram) return absl::OkStatus();
+  for (int64_t i = 0; i < cols_; ++i) {
+    if (!std::isfinite(gram_[i * cols_ + i])) {
+      return absl::InvalidArgumentError(absl::StrCat("the inputs of channel ", i,
+                                                     " are so large that their squares add up to ",
+                                                     gram_[i * cols_ + i], " in float32"));
+    }
+  }
+  ParallelFor(cols_, [this](int64_t i) {
+    for (int64_t j = 0; j < i; ++j) gram_[i * cols_ + j] = gram_[j * cols_ + i];
+  });
+  return absl::OkStatus();
+}
+
+InputStats InputStatistics::View(SolverControl* control) const {
+  return {.importance = importance_,
+          .mean_magnitude = mean_magnitude_,
+          .minimum = minimum_,
+          .maximum = maximum_,
+          .gram = gram_,
+          .samples = samples_,
+          .tokens = seen_,
+          .control = control};
+}
+
+absl::StatusOr<InputStatistics> StatisticsOf(const TensorView& inputs, int64_t cols,
+                                             const InputNeeds& needs) {
+  if (inputs.shape.size() < 2 || !InfoOf(inputs.dtype).is_float || inputs.shape.back() != cols ||
+      inputs.elements() == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected a float tensor [tokens, ", cols, "], found ",
+                     InfoOf(inputs.dtype).safetensors_name, " ", ToString(inputs.shape)));
+  }
+  const int64_t tokens = inputs.elements() / cols;
+  InputStatistics statistics(cols, needs, tokens);
+  std::vector<float> rows;
+  for (int64_t first = 0; first < tokens; first += kSlice) {
+    const int64_t count = std::min(kSlice, tokens - first);
+    rows.resize(static_cast<size_t>(count * cols));
+    LoadFloats(inputs, first * cols, count * cols, rows.data());
+    RETURN_IF_ERROR(statistics.Add(rows));
+  }
+  RETURN_IF_ERROR(statistics.Finish());
+  return statistics;
+}
+
+}  // namespace quantd
