@@ -2,9 +2,12 @@
 #ifndef QUANTD_QUANTIZERS_CODECS_BIT_PACKING_H_
 #define QUANTD_QUANTIZERS_CODECS_BIT_PACKING_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
+
+#include "core/parallel.h"
 
 namespace quantd {
 
@@ -27,10 +30,16 @@ std::vector<uint8_t> UnpackWords(std::span<const uint32_t> words, int64_t rows, 
 // The transpose of `values` [rows, cols].
 template <class T>
 std::vector<T> Transposed(const std::vector<T>& values, int64_t rows, int64_t cols) {
+  constexpr int64_t kTile = 64;  // rows that share cache lines of the result
   std::vector<T> out(values.size());
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t col = 0; col < cols; ++col) out[col * rows + row] = values[row * cols + col];
-  }
+  ParallelFor((rows + kTile - 1) / kTile, [&](int64_t tile) {
+    const int64_t end = std::min(rows, (tile + 1) * kTile);
+    for (int64_t col = 0; col < cols; ++col) {
+      for (int64_t row = tile * kTile; row < end; ++row) {
+        out[col * rows + row] = values[row * cols + col];
+      }
+    }
+  });
   return out;
 }
 

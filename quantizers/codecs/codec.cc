@@ -2,6 +2,8 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "quantizers/codecs/autoround.h"
+#include "quantizers/codecs/awq.h"
 #include "quantizers/codecs/bitnet.h"
 #include "quantizers/codecs/bitsandbytes.h"
 #include "quantizers/codecs/compressed_tensors.h"
@@ -66,6 +68,14 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
     ASSIGN_OR_RETURN(QuantoConfig parsed, ParseQuantoConfig(config.quantization_config));
     return std::make_unique<QuantoCodec>(std::move(parsed), config);
   }
+  if (method == "auto-round" || method == "intel/auto-round") {
+    ASSIGN_OR_RETURN(AutoRoundConfig parsed, ParseAutoRoundConfig(config.quantization_config));
+    return std::make_unique<AutoRoundCodec>(std::move(parsed));
+  }
+  if (method == "awq") {
+    ASSIGN_OR_RETURN(AwqConfig parsed, ParseAwqConfig(config.quantization_config));
+    return std::make_unique<AwqCodec>(std::move(parsed));
+  }
   if (method == "bitnet") {
     ASSIGN_OR_RETURN(BitNetConfig parsed, ParseBitNetConfig(config.quantization_config));
     return std::make_unique<BitNetCodec>(std::move(parsed), config);
@@ -74,7 +84,8 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
       "quantization_config.quant_method: found \"",
       absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
       "\", expected one of bitsandbytes, compressed-tensors, "
-      "fp8, mxfp8, fbgemm_fp8, eetq, gptq, torchao, higgs, hqq, quark, quanto, bitnet"));
+      "fp8, mxfp8, fbgemm_fp8, eetq, gptq, torchao, higgs, hqq, quark, quanto, bitnet, awq, "
+      "auto-round"));
 }
 
 }  // namespace quantd

@@ -38,7 +38,19 @@ struct InFloat16 {
   static constexpr DType kDType = DType::kF16;
   static constexpr int kMantissaBits = 10;
   static constexpr float kMax = 65504.0f;
-  static float Round(float value) { return FloatFromF16(F16FromFloat(value)); }
+  static float Round(float value) {
+    // Drops 13 mantissa bits; below 2^-14, steps of 2^-24, which is the ulp of 0.5. What has no
+    // place below 2^16 is infinite.
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    const uint32_t kept = (magnitude + 0xfffu + ((magnitude >> 13) & 1u)) & 0xffffe000u;
+    const uint32_t large = magnitude > 0x7f800000u ? magnitude : 0x7f800000u;  // NaN or infinity
+    const uint32_t normal = kept >= 0x47800000u ? large : kept;
+    const uint32_t subnormal =
+        std::bit_cast<uint32_t>((std::bit_cast<float>(magnitude) + 0.5f) - 0.5f);
+    return std::bit_cast<float>((bits & 0x80000000u) |
+                                (magnitude < 0x38800000u ? subnormal : normal));
+  }
 };
 
 // Calls `body` with the arithmetic of `dtype`: InFloat16, InBFloat16 or, for all others, InFloat32.

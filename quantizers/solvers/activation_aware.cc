@@ -1,0 +1,355 @@
+#include "quantizers/solvers/activation_aware.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "core/float_types.h"
+#include "core/parallel.h"
+#include "quantizers/solvers/block_walk.h"
+#include "quantizers/solvers/rounding.h"
+
+namespace quantd {
+namespace {
+
+constexpr float kLeastRange = 1e-5f;
+constexpr float kFar = 0x1p20f;  // beyond every code, within what RoundHalfEven takes
+
+float Half(float value) { return InFloat16::Round(value); }
+float RoundedStep(float value) { return RoundHalfEven(std::clamp(value, -kFar, kFar)); }
+
+// Scale and zero point of a group, and its codes as floats around 0.
+struct Rounding {
+  float scale = 0;
+  float zero = 0;
+  float least = 0;
+  float most = 0;
+
+  Rounding(const float* values, int64_t count, const AwqSpec& spec) {
+    const auto [min, max] = std::minmax_element(values, values + count);
+    if (spec.zero_point) {
+      most = static_cast<float>((1 << spec.bits) - 1);
+      scale = Half(std::max(Half(*max - *min), Half(kLeastRange)) / most);
+      zero = std::clamp(-RoundedStep(Half(*min / scale)), least, most);
+    } else {
+      most = static_cast<float>((1 << (spec.bits - 1)) - 1);
+      least = -most - 1;
+      scale = Half(std::max(std::max(*max, -*min), Half(kLeastRange)) / most);
+    }
+  }
+
+  // From `least` to `most`.
+  float Code(float value) const {
+    return std::clamp(RoundedStep(Half(value / scale)) + zero, least, most);
+  }
+  float Rounded(float value) const { return Half((Code(value) - zero) * scale); }
+};
+
+// The sum of x * w with every product rounded, in sixteen lanes.
+float SumOfProducts(const float* x, const float* w, int64_t count) {
+  constexpr int kLanes = 16;
+  float lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int k = 0; k < kLanes; ++k) lanes[k] += Half(x[i + k] * w[i + k]);
+  }
+  for (int k = 0; i < count; ++i, ++k) lanes[k] += Half(x[i] * w[i]);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int k = 0; k < width; ++k) lanes[k] += lanes[k + width];
+  }
+  return Half(lanes[0]);
+}
+
+// The search of one group of one row.
+class ClipSearch {
+ public:
+  ClipSearch(const AwqSpec& spec, int64_t group, const float* samples, int64_t tokens,
+             int64_t stride)
+      : spec_(spec),
+        group_(group),
+        samples_(samples),
+        tokens_(tokens),
+        stride_(stride),
+        reference_(static_cast<size_t>(tokens)),
+        clipped_(static_cast<size_t>(group)),
+        rounded_(static_cast<size_t>(group)) {}
+
+  float Find(const float* weights) {
+    constexpr int kGrid = 20;
+    constexpr int kTries = 10;  // down to half the magnitude
+    float largest = 0;
+    for (int64_t i = 0; i < group_; ++i) largest = std::max(largest, std::abs(weights[i]));
+    for (int64_t t = 0; t < tokens_; ++t) {
+      reference_[t] = SumOfProducts(samples_ + t * stride_, weights, group_);
+    }
+    float best = largest;
+    float least = std::numeric_limits<float>::infinity();
+    for (int k = 0; k < kTries; ++k) {
+      const float limit = Half(largest * static_cast<float>(1.0 - k / double{kGrid}));
+      const float error = Error(weights, limit);
+      if (!(error < least)) continue;
+      least = error;
+      best = limit;
+    }
+    return best;
+  }
+
+ private:
+  float Error(const float* weights, float limit) {
+    for (int64_t i = 0; i < group_; ++i) clipped_[i] = std::clamp(weights[i], -limit, limit);
+    const Rounding rounding(clipped_.data(), group_, spec_);
+    for (int64_t i = 0; i < group_; ++i) rounded_[i] = rounding.Rounded(clipped_[i]);
+    float sum = 0;
+    for (int64_t t = 0; t < tokens_; ++t) {
+      const float output = SumOfProducts(samples_ + t * stride_, rounded_.data(), group_);
+      const float difference = Half(output - reference_[t]);
+      sum += Half(difference * difference);
+    }
+    return Half(sum / static_cast<float>(tokens_));
+  }
+
+  const AwqSpec& spec_;
+  int64_t group_;
+  const float* samples_;
+  int64_t tokens_;
+  int64_t stride_;
+  std::vector<float> reference_, clipped_, rounded_;
+};
+
+// Calls body(row, first column) for every group, in parallel over rows.
+template <class Body>
+void ForEachGroup(const HalfMatrix& weight, int64_t group, const Body& body) {
+  ParallelFor(weight.rows, [&](int64_t row) {
+    for (int64_t col = 0; col < weight.cols; col += group) body(row, col);
+  });
+}
+
+// X W^T in float32, every output rounded: [tokens, rows].
+std::vector<float> Outputs(std::span<const float> samples, const HalfMatrix& weight) {
+  constexpr int kLanes = 16;
+  const int64_t tokens = static_cast<int64_t>(samples.size()) / weight.cols;
+  std::vector<float> out(static_cast<size_t>(tokens * weight.rows));
+  ParallelFor(weight.rows, [&](int64_t row) {
+    const float* w = weight.row(row);
+    for (int64_t t = 0; t < tokens; ++t) {
+      const float* x = samples.data() + t * weight.cols;
+      float lanes[kLanes] = {};
+      int64_t i = 0;
+      for (; i + kLanes <= weight.cols; i += kLanes) {
+        for (int k = 0; k < kLanes; ++k) lanes[k] += x[i + k] * w[i + k];
+      }
+      for (int k = 0; i < weight.cols; ++i, ++k) lanes[k] += x[i] * w[i];
+      float sum = 0;
+      for (const float lane : lanes) sum += lane;
+      out[t * weight.rows + row] = Half(sum);
+    }
+  });
+  return out;
+}
+
+double SquaredDistance(const std::vector<float>& a, const std::vector<float>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double difference = Half(a[i] - b[i]);
+    sum += difference * difference;
+  }
+  return sum;
+}
+
+absl::Status CheckSamples(std::span<const float> samples, int64_t cols) {
+  if (!samples.empty() && static_cast<int64_t>(samples.size()) % cols == 0) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("AWQ needs inputs of calibration tokens: found ",
+                                                 samples.size(), " values for ", cols, " columns"));
+}
+
+}  // namespace
+
+absl::StatusOr<HalfMatrix> ToHalfMatrix(const TensorView& tensor) {
+  RETURN_IF_ERROR(CheckWeight(tensor));
+  HalfMatrix out = {tensor.shape[0], tensor.shape[1], {}};
+  out.values.resize(static_cast<size_t>(out.rows * out.cols));
+  std::atomic<bool> finite = true;
+  ParallelFor(out.rows, [&](int64_t row) {
+    float* values = out.values.data() + row * out.cols;
+    LoadFloats(tensor, row * out.cols, out.cols, values);
+    for (int64_t i = 0; i < out.cols; ++i) {
+      values[i] = Half(values[i]);
+      if (!std::isfinite(values[i])) finite = false;
+    }
+  });
+  if (finite) return out;
+  return absl::InvalidArgumentError(
+      "the matrix has weights beyond the range of float16, in which AWQ computes");
+}
+
+absl::StatusOr<QuantizedTensor> QuantizeAwq(const HalfMatrix& weight, const AwqSpec& spec) {
+  const int64_t group = spec.GroupOf(weight.cols);
+  QuantizedTensor out;
+  out.rows = weight.rows;
+  out.cols = weight.cols;
+  out.dequantized_dtype = DType::kF16;
+  out.scale_dtype = DType::kF16;
+  out.grid = UniformGrid(spec.bits, /*is_signed=*/!spec.zero_point);
+  out.block = {.rows = 1, .cols = group};
+  out.codes.resize(weight.values.size());
+  out.scale.resize(static_cast<size_t>(out.block_count()));
+  if (spec.zero_point) out.zero_point.resize(out.scale.size());
+  ForEachGroup(weight, group, [&](int64_t row, int64_t col) {
+    const float* values = weight.row(row) + col;
+    const Rounding rounding(values, group, spec);
+    const int64_t block = out.block_of(row, col);
+    out.scale[block] = rounding.scale;
+    if (spec.zero_point) out.zero_point[block] = rounding.zero;
+    uint8_t* codes = out.codes.data() + row * weight.cols + col;
+    for (int64_t i = 0; i < group; ++i) {
+      codes[i] = static_cast<uint8_t>(rounding.Code(values[i]) - rounding.least);
+    }
+  });
+  for (size_t i = 0; i < out.scale.size(); ++i) {
+    if (std::isfinite(out.scale[i])) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("the range of group ", i, " is beyond float16, in which AWQ computes"));
+  }
+  return out;
+}
+
+absl::StatusOr<std::vector<float>> SearchClip(const HalfMatrix& weight, const AwqSpec& spec,
+                                              std::span<const float> samples,
+                                              const std::function<bool()>& stopped) {
+  RETURN_IF_ERROR(CheckSamples(samples, weight.cols));
+  const int64_t group = spec.GroupOf(weight.cols);
+  const int64_t groups = weight.cols / group;
+  const int64_t tokens = static_cast<int64_t>(samples.size()) / weight.cols;
+  constexpr int64_t kRows = 32;  // that use the samples of a group while they are cached
+  const int64_t bands = (weight.rows + kRows - 1) / kRows;
+  std::vector<float> limits(static_cast<size_t>(weight.rows * groups));
+  std::atomic<bool> cancelled = false;
+  ParallelFor(bands * groups, [&](int64_t task) {
+    if (cancelled || (stopped && stopped())) {
+      cancelled = true;
+      return;
+    }
+    const int64_t g = task % groups;
+    ClipSearch search(spec, group, samples.data() + g * group, tokens, weight.cols);
+    const int64_t end = std::min(weight.rows, (task / groups + 1) * kRows);
+    for (int64_t row = task / groups * kRows; row < end; ++row) {
+      limits[row * groups + g] = search.Find(weight.row(row) + g * group);
+    }
+  });
+  if (cancelled) return absl::CancelledError("the operation was cancelled");
+  return limits;
+}
+
+void ApplyClip(const AwqSpec& spec, std::span<const float> limits, HalfMatrix* weight) {
+  const int64_t group = spec.GroupOf(weight->cols);
+  ForEachGroup(*weight, group, [&](int64_t row, int64_t col) {
+    const float limit = limits[(row * weight->cols + col) / group];
+    float* values = weight->values.data() + row * weight->cols + col;
+    for (int64_t i = 0; i < group; ++i) values[i] = std::clamp(values[i], -limit, limit);
+  });
+}
+
+std::vector<float> AwqColumnMagnitude(std::span<const HalfMatrix* const> weights,
+                                      const AwqSpec& spec) {
+  const int64_t cols = weights.front()->cols;
+  const int64_t group = spec.GroupOf(cols);
+  int64_t rows = 0;
+  for (const HalfMatrix* weight : weights) rows += weight->rows;
+  std::vector<float> mean(static_cast<size_t>(cols));
+  ParallelFor(cols / group, [&](int64_t g) {
+    std::vector<double> sums(static_cast<size_t>(group));
+    for (const HalfMatrix* weight : weights) {
+      for (int64_t row = 0; row < weight->rows; ++row) {
+        const float* values = weight->row(row) + g * group;
+        float largest = 0;
+        for (int64_t i = 0; i < group; ++i) largest = std::max(largest, std::abs(values[i]));
+        const float divisor = Half(largest + 1e-6f);
+        for (int64_t i = 0; i < group; ++i) sums[i] += Half(std::abs(values[i]) / divisor);
+      }
+    }
+    for (int64_t i = 0; i < group; ++i) {
+      mean[g * group + i] = Half(static_cast<float>(sums[i] / static_cast<double>(rows)));
+    }
+  });
+  return mean;
+}
+
+std::vector<float> AwqFactors(std::span<const float> mean_magnitude,
+                              std::span<const float> column_magnitude, int step, bool duo_scaling) {
+  const double ratio = step / double{kAwqRatios};
+  // torch rounds the exponent to float16, too. Powers in double: their last bits differ between
+  // processors, but float16 does not see them.
+  const auto power = [](float base, double exponent) {
+    const double rounded = Half(static_cast<float>(exponent));
+    return Half(static_cast<float>(std::pow(static_cast<double>(base), rounded)));
+  };
+  std::vector<float> factors(mean_magnitude.size());
+  for (size_t i = 0; i < factors.size(); ++i) {
+    float factor = power(Half(mean_magnitude[i]), ratio);
+    if (duo_scaling) {
+      factor = Half(factor / Half(power(column_magnitude[i], 1 - ratio) + 1e-4f));
+    }
+    factors[i] = std::max(factor, Half(1e-4f));
+  }
+  const auto [min, max] = std::minmax_element(factors.begin(), factors.end());
+  const float middle = Half(std::sqrt(Half(*max * *min)));
+  for (float& factor : factors) {
+    factor = Half(factor / middle);
+    if (!std::isfinite(factor)) factor = 1;
+  }
+  return factors;
+}
+
+HalfMatrix QuantizedWithFactors(const HalfMatrix& weight, const AwqSpec& spec,
+                                std::span<const float> factors) {
+  const int64_t group = spec.GroupOf(weight.cols);
+  HalfMatrix out = weight;
+  ForEachGroup(weight, group, [&](int64_t row, int64_t col) {
+    float* values = out.values.data() + row * out.cols + col;
+    const float* factor = factors.data() + col;
+    for (int64_t i = 0; i < group; ++i) values[i] = Half(values[i] * factor[i]);
+    const Rounding rounding(values, group, spec);
+    for (int64_t i = 0; i < group; ++i) values[i] = Half(rounding.Rounded(values[i]) / factor[i]);
+  });
+  return out;
+}
+
+void ScaleColumns(std::span<const float> factors, HalfMatrix* weight) {
+  ParallelFor(weight->rows, [&](int64_t row) {
+    float* values = weight->values.data() + row * weight->cols;
+    for (int64_t i = 0; i < weight->cols; ++i) values[i] = Half(values[i] * factors[i]);
+  });
+}
+
+absl::StatusOr<std::vector<float>> SearchFactors(const HalfMatrix& weight, const AwqSpec& spec,
+                                                 std::span<const float> samples, bool duo_scaling) {
+  RETURN_IF_ERROR(CheckSamples(samples, weight.cols));
+  const int64_t tokens = static_cast<int64_t>(samples.size()) / weight.cols;
+  std::vector<float> magnitude(static_cast<size_t>(weight.cols));
+  for (int64_t i = 0; i < weight.cols; ++i) {
+    double sum = 0;
+    for (int64_t t = 0; t < tokens; ++t) sum += std::abs(samples[t * weight.cols + i]);
+    magnitude[i] = static_cast<float>(sum / static_cast<double>(tokens));
+  }
+  const HalfMatrix* const weights[] = {&weight};
+  const std::vector<float> columns = AwqColumnMagnitude(weights, spec);
+  const std::vector<float> reference = Outputs(samples, weight);
+  std::vector<float> best;
+  double least = std::numeric_limits<double>::infinity();
+  for (int step = 0; step < kAwqRatios; ++step) {
+    std::vector<float> factors = AwqFactors(magnitude, columns, step, duo_scaling);
+    const double loss =
+        SquaredDistance(reference, Outputs(samples, QuantizedWithFactors(weight, spec, factors)));
+    if (!(loss < least)) continue;
+    least = loss;
+    best = std::move(factors);
+  }
+  if (!best.empty()) return best;
+  return absl::InvalidArgumentError("no column factors give finite outputs in float16");
+}
+
+}  // namespace quantd
