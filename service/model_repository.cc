@@ -1,16 +1,14 @@
 #include "service/model_repository.h"
 
-#include <fcntl.h>
 #include <malloc.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <climits>
-
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "quantizers/pipeline.h"
+#include "service/model_fingerprint.h"
 #include "service/status.h"
 
 namespace quantd {
@@ -18,26 +16,6 @@ namespace {
 
 uint64_t Total(const ModelMemory& memory) {
   return memory.weight_bytes + memory.kv_bytes + memory.workspace_bytes;
-}
-
-// Identity of a model's files: changes when a file of it is replaced, added or removed.
-std::string FingerprintOf(const ModelRoot& root, const std::string& name) {
-  std::string out;
-  const auto append = [&out](int fd, const std::string& file) {
-    struct stat info {};
-    if (fstatat(fd, file.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) {
-      absl::StrAppend(&out, file, ":", info.st_ino, ":", info.st_size, ":", info.st_mtim.tv_sec,
-                      ".", info.st_mtim.tv_nsec, ";");
-    }
-  };
-  if (const auto folder = root.OpenFolder(name); folder.ok()) {
-    for (const std::string& file : (*folder)->List()) {
-      append((*folder)->fd(), file);
-    }
-  } else {
-    append(root.directory().fd(), name);
-  }
-  return out;
 }
 
 }  // namespace
@@ -104,73 +82,77 @@ void ModelRepository::Load(const std::string& name, const LoadSettings& settings
                            std::shared_ptr<const std::atomic<bool>> cancelled, LoadDone done) {
   const auto found = root_->Find(name);
   std::string fingerprint = found.ok() ? FingerprintOf(*root_, name) : "";
-  absl::Status status = found.status();
-  std::unique_lock lock(mutex_);
+  std::optional<absl::Status> answer;
+  bool replace = false;
+  if (!found.ok()) {
+    answer = found.status();
+  } else {
+    std::lock_guard lock(mutex_);
+    EntryPtr& entry = entries_[name];
+    if (entry == nullptr) {
+      entry = std::make_shared<Entry>();
+      entry->name = name;
+    }
+    const bool was_ready = entry->state == ModelState::kReady;
+    answer = JoinOrStartLoad(entry, settings, std::move(fingerprint));
+    if (!answer) {
+      entry->load_waiters.push_back({std::move(cancelled), std::move(done)});
+      replace = was_ready;
+    }
+  }
+  if (answer) {
+    done(*answer);
+  } else if (replace) {
+    Unload(name, [](const absl::StatusOr<uint64_t>&) {});
+  }
+}
+
+// The answer when there is one already; nullopt when the caller is to wait for a load.
+std::optional<absl::Status> ModelRepository::JoinOrStartLoad(const EntryPtr& entry,
+                                                             const LoadSettings& settings,
+                                                             std::string fingerprint) {
   if (draining_) {
-    status = absl::UnavailableError("the server is shutting down");
-  }
-  if (!status.ok()) {
-    lock.unlock();
-    done(status);
-    return;
-  }
-  EntryPtr& entry = entries_[name];
-  if (entry == nullptr) {
-    entry = std::make_shared<Entry>();
-    entry->name = name;
+    return absl::UnavailableError("the server is shutting down");
   }
   const bool same = entry->settings.SameAs(settings);
+  const auto other_settings = [&entry] {
+    return absl::AbortedError(
+        absl::StrCat("model \"", entry->name, "\" is being loaded with other settings"));
+  };
   switch (entry->state) {
     case ModelState::kReady:
-      if (same && entry->fingerprint == fingerprint) {
-        break;  // status is OK: nothing to do
-      }
       if (!same) {
-        status = absl::FailedPreconditionError(
-            absl::StrCat("model \"", name, "\" is loaded with other settings; unload it first"));
-        break;
+        return absl::FailedPreconditionError(absl::StrCat(
+            "model \"", entry->name, "\" is loaded with other settings; unload it first"));
+      }
+      if (entry->fingerprint == fingerprint) {
+        return absl::OkStatus();
       }
       // Its files changed: what is loaded goes, then the new files come.
-      entry->load_waiters.push_back({std::move(cancelled), std::move(done)});
-      entry->fingerprint = std::move(fingerprint);
-      entry->reload = true;
-      lock.unlock();
-      Unload(name, [](const absl::StatusOr<uint64_t>&) {});
-      return;
+      break;
     case ModelState::kLoading:
       if (!same) {
-        status = absl::AbortedError(
-            absl::StrCat("model \"", name, "\" is being loaded with other settings"));
-        break;
+        return other_settings();
       }
-      entry->load_waiters.push_back({std::move(cancelled), std::move(done)});
-      return;
+      return std::nullopt;
     case ModelState::kUnloading:
       if (entry->reload && !same) {
-        status = absl::AbortedError(
-            absl::StrCat("model \"", name, "\" is being loaded with other settings"));
-        break;
+        return other_settings();
       }
-      entry->settings = settings;
-      entry->fingerprint = std::move(fingerprint);
-      entry->reload = true;
-      entry->load_waiters.push_back({std::move(cancelled), std::move(done)});
-      return;
+      break;
     case ModelState::kUnloaded:
     case ModelState::kFailed:
+      RETURN_IF_ERROR(SubmitLoad(entry));
       entry->settings = settings;
       entry->fingerprint = std::move(fingerprint);
-      status = SubmitLoad(entry);
-      if (!status.ok()) {
-        break;
-      }
       entry->state = ModelState::kLoading;
       entry->reason.clear();
-      entry->load_waiters.push_back({std::move(cancelled), std::move(done)});
-      return;
+      return std::nullopt;
   }
-  lock.unlock();
-  done(status);
+  entry->settings = settings;
+  entry->fingerprint = std::move(fingerprint);
+  entry->reload = true;
+  return std::nullopt;
 }
 
 // True when nobody waits for the load any more. Waiters that left are answered at once.

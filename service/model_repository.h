@@ -111,6 +111,8 @@ class ModelRepository {
   void Release(const EntryPtr& entry);
   void FinishUnload(const EntryPtr& entry);
   absl::Status SubmitLoad(const EntryPtr& entry);
+  std::optional<absl::Status> JoinOrStartLoad(const EntryPtr& entry, const LoadSettings& settings,
+                                              std::string fingerprint);
 
   const std::shared_ptr<const ModelRoot> root_;
   const uint64_t memory_limit_;
