@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "formats/gguf/split_name.h"
 #include "tests/formats/temporary_root.h"
+#include "tests/test_data.h"
 
 namespace quantd {
 namespace {
@@ -168,7 +169,7 @@ TEST(GgufHeader, RefusesBrokenFiles) {
 }
 
 std::string ReadGolden() {
-  std::ifstream stream(QUANTD_TEST_DATA "/golden/gguf/model-q2_k/model.gguf", std::ios::binary);
+  std::ifstream stream(TestData("golden/gguf/model-q2_k/model.gguf"), std::ios::binary);
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 

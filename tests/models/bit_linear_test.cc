@@ -12,6 +12,7 @@
 #include "formats/safetensors/safetensors.h"
 #include "memory_source.h"
 #include "models/linear.h"
+#include "tests/test_data.h"
 
 namespace quantd {
 namespace {
@@ -19,7 +20,7 @@ namespace {
 constexpr char kModule[] = "model.layers.0.mlp.up_proj";
 
 std::map<std::string, Tensor> ReadGolden(const std::string& variant, const std::string& file) {
-  std::ifstream stream(QUANTD_TEST_DATA "/golden/bitnet/" + variant + "/" + file + ".safetensors",
+  std::ifstream stream(TestData("golden/bitnet/" + variant + "/" + file + ".safetensors"),
                        std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(stream), {}};
   const auto bytes = std::as_bytes(std::span(text.data(), text.size()));

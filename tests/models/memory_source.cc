@@ -11,6 +11,7 @@
 #include "core/float_types.h"
 #include "formats/safetensors/safetensors.h"
 #include "gtest/gtest.h"
+#include "tests/test_data.h"
 
 namespace quantd {
 namespace {
@@ -41,8 +42,7 @@ void AddMatrix(MemorySource& source, Random& random, const std::string& module, 
 }
 
 std::unique_ptr<SafetensorsReader> OpenGolden(const std::string& name) {
-  std::ifstream file(std::string(QUANTD_TEST_DATA) + "/golden/tiny-llama/" + name,
-                     std::ios::binary);
+  std::ifstream file(TestData("golden/tiny-llama/" + name), std::ios::binary);
   const std::string content((std::istreambuf_iterator<char>(file)), {});
   const auto* begin = reinterpret_cast<const std::byte*>(content.data());
   auto reader = SafetensorsReader::FromBytes({begin, begin + content.size()});

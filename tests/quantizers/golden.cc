@@ -14,12 +14,13 @@
 #include "absl/strings/str_cat.h"
 #include "core/float_types.h"
 #include "formats/safetensors/safetensors.h"
+#include "tests/test_data.h"
 
 namespace quantd {
 
 std::string GoldenRoot() {
   const char* root = std::getenv("QUANTD_GOLDEN");
-  return root != nullptr ? root : QUANTD_TEST_DATA "/golden";
+  return root != nullptr ? root : TestData("golden");
 }
 
 std::vector<std::string> GoldenVariants(const std::string& method, const std::string& prefix) {

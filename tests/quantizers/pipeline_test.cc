@@ -11,6 +11,7 @@
 #include "core/float_types.h"
 #include "formats/huggingface/checkpoint_folder.h"
 #include "quantizers/codecs/gguf/importance_matrix.h"
+#include "tests/test_data.h"
 
 namespace quantd {
 namespace {
@@ -30,7 +31,7 @@ class Pipeline : public testing::Test {
         (std::string("pipeline-") + testing::UnitTest::GetInstance()->current_test_info()->name());
     fs::remove_all(path_);
     fs::create_directories(path_ / "tiny");
-    const fs::path golden = fs::path(QUANTD_TEST_DATA) / "golden" / "tiny-llama";
+    const fs::path golden = TestData("golden/tiny-llama");
     for (const char* name : {"config.json", "generation_config.json", "model.safetensors"}) {
       if (fs::exists(golden / name)) fs::copy_file(golden / name, path_ / "tiny" / name);
     }
@@ -186,7 +187,7 @@ TEST_F(Pipeline, ADrainedGgufJobResumesToTheSameBytes) {
 
 // The frequencies of rotary positions are divided by them.
 TEST_F(Pipeline, RefusesRopeFactorsThatAreNoDivisors) {
-  const auto golden = *ModelRoot::Open((fs::path(QUANTD_TEST_DATA) / "golden/gguf").string());
+  const auto golden = *ModelRoot::Open(TestData("golden/gguf"));
   const auto reader =
       *GgufReader::Open(*(*golden->OpenFolder("model-q2_k"))->OpenFile("model.gguf"));
   std::vector<GgufTensorInfo> tensors = reader->header().tensors;

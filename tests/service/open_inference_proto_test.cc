@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "inference/grpc_service.pb.h"
+#include "tests/test_data.h"
 
 namespace quantd {
 namespace {
@@ -23,7 +24,7 @@ using google::protobuf::FieldDescriptor;
 using nlohmann::json;
 
 json ReadJson(const std::string& name) {
-  std::ifstream in(std::string(QUANTD_TEST_DATA) + "/inference/" + name);
+  std::ifstream in(TestData("inference/" + name));
   return json::parse(in);
 }
 

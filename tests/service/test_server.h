@@ -10,6 +10,7 @@
 #include <string>
 
 #include "service/server.h"
+#include "tests/test_data.h"
 
 namespace quantd {
 
@@ -38,7 +39,7 @@ class ServerTest : public testing::Test {
 
   // A checkpoint of tests/data/golden as a model of the root.
   void Copy(const std::string& golden, const std::string& name) {
-    std::filesystem::copy(std::filesystem::path(QUANTD_TEST_DATA) / "golden" / golden, root_ / name,
+    std::filesystem::copy(TestData("golden/" + golden), root_ / name,
                           std::filesystem::copy_options::recursive);
     std::filesystem::permissions(root_ / name, std::filesystem::perms::owner_all,
                                  std::filesystem::perm_options::add);

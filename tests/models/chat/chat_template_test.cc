@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "tests/test_data.h"
 
 namespace quantd {
 namespace {
@@ -15,7 +16,7 @@ namespace {
 using ::testing::HasSubstr;
 
 std::string ReadData(const std::string& name) {
-  std::ifstream file(absl::StrCat(QUANTD_TEST_DATA, "/chat/", name), std::ios::binary);
+  std::ifstream file(TestData("chat/" + name), std::ios::binary);
   EXPECT_TRUE(file.good()) << name;
   std::stringstream content;
   content << file.rdbuf();

@@ -20,6 +20,7 @@
 #include "models/tokenizers/split_pattern.h"
 #include "models/tokenizers/unicode.h"
 #include "models/tokenizers/work_budget.h"
+#include "tests/test_data.h"
 
 namespace quantd {
 namespace {
@@ -28,7 +29,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 std::string ReadData(const std::string& name) {
-  std::ifstream file(absl::StrCat(QUANTD_TEST_DATA, "/tokenizers/", name), std::ios::binary);
+  std::ifstream file(TestData("tokenizers/" + name), std::ios::binary);
   EXPECT_TRUE(file.good()) << name;
   std::stringstream content;
   content << file.rdbuf();

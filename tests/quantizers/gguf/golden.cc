@@ -7,11 +7,12 @@
 #include <iterator>
 
 #include "formats/safetensors/safetensors.h"
+#include "tests/test_data.h"
 
 namespace quantd {
 
 std::vector<std::byte> ReadGoldenFile(const std::string& name) {
-  std::ifstream file(std::string(QUANTD_TEST_DATA) + "/golden/" + name, std::ios::binary);
+  std::ifstream file(TestData("golden/" + name), std::ios::binary);
   EXPECT_TRUE(file.good()) << name;
   const std::vector<char> text{std::istreambuf_iterator<char>(file), {}};
   std::vector<std::byte> bytes(text.size());
