@@ -45,12 +45,13 @@ def floats(rng, shape, dtype, scale=0.08, mean=0.0):
     return (dtype, shape, values)
 
 
-def add_tokenizer(folder):
-    """The 512 tokens of the SentencePiece test tokenizer, as many as the tiny decoder has rows."""
-    shutil.copy(DATA / "tokenizers" / "sentencepiece.json", folder / "tokenizer.json")
+def add_tokenizer(folder, name="sentencepiece"):
+    """The 512 tokens of the SentencePiece test tokenizer, as many as the tiny decoder has rows; or the 908 of "byte_bpe"."""
+    shutil.copy(DATA / "tokenizers" / f"{name}.json", folder / "tokenizer.json")
+    special = {"sentencepiece": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+               "byte_bpe": {"bos_token": "<|begin|>", "eos_token": "<|im_end|>"}}[name]
     (folder / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
-        "chat_template": CHAT_TEMPLATE}))
+        "tokenizer_class": "PreTrainedTokenizerFast", **special, "chat_template": CHAT_TEMPLATE}))
 
 
 def decoder(folder, tokenizer=True):
@@ -81,10 +82,11 @@ def deep_decoder(folder, layers):
     return folder
 
 
-def random_decoder(folder, model_type):
+def random_decoder(folder, model_type, tokenizer="sentencepiece"):
     """Random weights for each decoder family: "mistral" with a sliding window, "qwen2" with biases and tied heads."""
     rng = random.Random(model_type)
-    hidden, inner, heads, kv_heads, vocabulary, layers = 64, 128, 4, 2, 512, 2
+    hidden, inner, heads, kv_heads, layers = 64, 128, 4, 2, 2
+    vocabulary = {"sentencepiece": 512, "byte_bpe": 908}[tokenizer]
     config = {"architectures": [{"mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
                                  "llama": "LlamaForCausalLM"}[model_type]],
               "model_type": model_type, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
@@ -111,7 +113,7 @@ def random_decoder(folder, model_type):
     tensors = {name: floats(rng, shape, "F32", mean=1.0 if "norm" in name else 0.0) for name, shape in shapes.items()}
     (folder / "model.safetensors").write_bytes(safetensors(tensors))
     (folder / "config.json").write_text(json.dumps(config))
-    add_tokenizer(folder)
+    add_tokenizer(folder, tokenizer)
     return folder
 
 

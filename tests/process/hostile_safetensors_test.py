@@ -1,9 +1,11 @@
 """Broken safetensors files, configs, tokenizers and indexes, sent through a running server."""
 import json
+import shutil
 import struct
+import time
 
 import checkpoints
-from hostile import HostileTest, main
+from hostile import ALLOWED, HostileTest, main
 
 MATRIX = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 
@@ -119,6 +121,35 @@ TOKENIZERS = {
 }
 
 
+def normalizers(*steps):
+    return tokenizer(lambda t: t.update(normalizer={"type": "Sequence", "normalizers": list(steps)}))
+
+
+def replace(pattern, content):
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def split(pattern):
+    return tokenizer(lambda t: t.update(pre_tokenizer={
+        "type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}))
+
+
+# Refused, or bounded in time and memory: what they make of a text of 64 KiB.
+BOMBS = {
+    "growth": normalizers(*[replace({"String": "a"}, "a" * 10)] * 12),
+    "growth-regex": normalizers(*[replace({"Regex": "."}, "aaaaaaaaaa")] * 12),
+    "prepend": normalizers({"type": "Prepend", "prepend": "a" * 50_000}),
+    "pad": tokenizer(lambda t: t.update(padding={"strategy": {"Fixed": 2**40}, "direction": "Right", "pad_to_multiple_of": None,
+                                                 "pad_id": 0, "pad_type_id": 0, "pad_token": "<unk>"})),
+    "added": tokenizer(lambda t: t["added_tokens"].extend(
+        {**t["added_tokens"][0], "id": 260 + i, "content": "a" * (i + 1), "special": False} for i in range(250))),
+    **{f"regex-{i}": split(pattern) for i, pattern in enumerate(
+        ("(a+)+$", "(a|aa)+b", "", "((a{1000}){1000}){1000}", "(a*)*b", "(?:a?){64}a{64}", "(?=(a+))a*b", "(?<!a+)b"))},
+    **{f"replace-{i}": normalizers(replace({"Regex": pattern}, "x")) for i, pattern in enumerate(
+        ("(a+)+$", "(a|aa)+b", "", "((a{1000}){1000}){1000}", "(a*)*b"))},
+}
+
+
 def index(shard=..., **changes):
     names = checkpoints.read_safetensors(checkpoints.TINY / "model.safetensors")
     document = {"metadata": {"total_size": 1}, "weight_map": {name: "part.safetensors" for name in names}}
@@ -181,6 +212,44 @@ class HostileSafetensorsTest(HostileTest):
             with self.subTest(name):
                 (self.folder() / "tokenizer.json").write_bytes(content)
                 self.refuse("bad", "tokenizer", verbs=("load", "tokenize"))
+
+    def test_bombs(self):
+        text = "a" * (1 << 16)
+        for name, content in BOMBS.items():
+            with self.subTest(name):
+                folder = self.folder()
+                (folder / "tokenizer.json").write_bytes(content)
+                began = time.monotonic()
+                for sample in ("hello", text):
+                    answer = self.server.ctl("tokenize", "bad", sample)
+                    self.assertIn(answer.status, ("", *ALLOWED), answer.err[:500])
+                # One second is meant for the text; the machine may be busy.
+                self.assertLess(time.monotonic() - began, 20)
+                self.still_good()
+                shutil.rmtree(folder)
+
+    def test_odd_but_right(self):
+        """What the format allows is read, however odd."""
+        one, name = bytes(4), "n" * 4000
+        files = {
+            "none": file({}, b""), "scalar": file({"w": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}, one),
+            "no-rows": file({"w": {"dtype": "F32", "shape": [0, 7], "data_offsets": [0, 0]}}, b""),
+            "unsorted": file({"b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]},
+                              "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, one * 2),
+            "names": file({key: {"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]} for i, key in enumerate(
+                (name, "../../etc/passwd", "Gewicht \u00e4\n\u2603", "a/b", " "))}, bytes(5)),
+            "unaligned": file({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+                               "w": {"dtype": "F32", "shape": [1], "data_offsets": [1, 5]}}, bytes(5)),
+            "nan": file({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"\0\0\xc0\x7f"),
+        }
+        for label, content in files.items():
+            with self.subTest(label):
+                path = self.root / "odd.safetensors"
+                path.write_bytes(content)
+                header = json.loads(content[8:8 + struct.unpack("<Q", content[:8])[0]])
+                listed = self.server.must("inspect", "odd.safetensors").get("tensors", [])
+                self.assertEqual(len(listed), len(header))
+                path.unlink()
 
     def test_indexes(self):
         for name, content in INDEXES.items():
