@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """compare.py: seconds and GB/s of quantizing a checkpoint, ours beside the upstream Python library. See README.md."""
 import argparse
-import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import make_checkpoint
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from quantd_server import Quantd  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 # Name (that of the peer in upstream.py, where there is one) and the arguments of `quantctl quantize`.
@@ -28,50 +28,17 @@ METHODS = [
 ]
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Quantd:
-    """A fresh server for one measurement, so that its peak memory is that job's."""
-
-    def __init__(self, binaries, root, threads):
-        self.binaries, self.address = binaries, f"127.0.0.1:{free_port()}"
-        self.process = subprocess.Popen([binaries / "quantd", "--model-root", root, "--listen", self.address,
-                                         "--metrics-listen", "off", "--threads", str(threads), "--log-level", "error"])
-        for _ in range(100):
-            if not subprocess.run([binaries / "quantctl", "--server", self.address, "status"], capture_output=True).returncode:
-                return
-            time.sleep(0.1)
-        sys.exit("quantd did not start")
-
-    def ctl(self, *arguments):
-        return subprocess.run([self.binaries / "quantctl", "--server", self.address, "--output", "json", *arguments],
-                              capture_output=True, text=True)
-
-    def peak_bytes(self):
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(40)
-
-
 def ours(binaries, root, model, arguments, threads):
-    """Seconds, peak bytes; None where this build lacks the method."""
-    server = Quantd(binaries, root, threads)
+    """Seconds, peak bytes; None where this build lacks the method. A fresh server, so that the peak is that job's."""
+    output = "bench-output.gguf" if "gguf" in arguments else "bench-output"
     try:
-        output = "bench-output.gguf" if "gguf" in arguments else "bench-output"
-        done = server.ctl("quantize", model, *arguments, "--output-name", output, "--overwrite")
-        if done.returncode:
-            print(done.stderr.strip().splitlines()[-1], file=sys.stderr)
-            return None
-        return float(json.loads(done.stdout)["elapsed"].rstrip("s")), server.peak_bytes()
+        with Quantd(binaries, root, threads) as server:
+            done, error = server.try_ctl("quantize", model, *arguments, "--output-name", output, "--overwrite")
+            if done is None:
+                print(error, file=sys.stderr)
+                return None
+            return float(done["elapsed"].rstrip("s")), server.peak_bytes()
     finally:
-        server.stop()
         path = root / output
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 

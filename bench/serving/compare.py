@@ -2,7 +2,6 @@
 """compare.py: quantd beside llama.cpp, in one run. See README.md."""
 import argparse
 import json
-import socket
 import statistics
 import subprocess
 import sys
@@ -10,6 +9,9 @@ import time
 from pathlib import Path
 
 import peer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from quantd_server import Quantd  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples"
@@ -24,31 +26,7 @@ VARIANTS = [
 PREFILL_TOKENS, DECODE_TOKENS, ROUNDS = 512, 128, 5
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Quantd:
-    def __init__(self, binaries, root, threads):
-        self.binaries, self.address = binaries, f"127.0.0.1:{free_port()}"
-        self.process = subprocess.Popen(
-            [binaries / "quantd", "--model-root", root, "--listen", self.address, "--metrics-listen", "off",
-             "--threads", str(threads), "--log-level", "error"])
-        for _ in range(100):
-            if not subprocess.run([binaries / "quantctl", "--server", self.address, "status"], capture_output=True).returncode:
-                return
-            time.sleep(0.1)
-        sys.exit("quantd did not start")
-
-    def ctl(self, *arguments):
-        done = subprocess.run([self.binaries / "quantctl", "--server", self.address, "--output", "json", *map(str, arguments)],
-                              stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            sys.exit(f"quantctl {' '.join(map(str, arguments))} failed")
-        return json.loads(done.stdout) if done.stdout else {}
-
+class Server(Quantd):
     def generate(self, model, prompt, tokens):
         return self.ctl("generate", model, prompt, "--raw", "--max-tokens", tokens, "--ignore-eos")["usage"]
 
@@ -60,13 +38,6 @@ class Quantd:
         usage = self.generate(model, prompt, tokens)
         # The first token comes with the prefill.
         return (usage["generated_tokens"] - 1) / usage["decode_seconds"]
-
-    def resident_bytes(self):
-        return int(self.ctl("status")["resident_bytes"])
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(40)
 
 
 def prompt_of(server, tokens):
@@ -136,13 +107,10 @@ def main():
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     root = options.root.resolve()
-    server = Quantd(options.bin.resolve(), root, options.threads)
-    try:
+    with Server(options.bin.resolve(), root, options.threads) as server:
         prompts = [prompt_of(server, PREFILL_TOKENS), prompt_of(server, 16)]
         bandwidth = read_bandwidth(options.bin.resolve(), options.threads)
         rows = [measure(server, root, variant, prompts, options.threads) for variant in VARIANTS]
-    finally:
-        server.stop()
     print(f"SmolLM2-135M, {options.threads} threads; tokens/s are medians of {ROUNDS} interleaved rounds: ours, llama.cpp, ratio.")
     if bandwidth:
         print(f"Read bandwidth {bandwidth / 1e9:.1f} GB/s; the share is decode's weight traffic of it.")
