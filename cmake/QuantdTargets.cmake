@@ -22,11 +22,21 @@ function(quantd_compile_options target)
   endif()
 endfunction()
 
+# What nearly every file includes, parsed once per target. A third of a cold build's time.
+function(quantd_precompile target)
+  if(QUANTD_PRECOMPILE)
+    target_precompile_headers(${target} PRIVATE <algorithm> <cmath> <cstdint> <cstring> <functional> <map> <memory> <optional>
+                              <span> <string> <utility> <vector> <absl/status/statusor.h> <absl/strings/str_cat.h> ${ARGN})
+  endif()
+endfunction()
+
+# PRECOMPILE HEADERS: further headers of the precompiled one.
 function(quantd_room name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE;PRECOMPILE" ${ARGN})
   add_library(${name} STATIC ${ARG_SOURCES})
   quantd_compile_options(${name})
   target_link_libraries(${name} PUBLIC ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE})
+  quantd_precompile(${name} ${ARG_PRECOMPILE})
 endfunction()
 
 function(quantd_executable name)
@@ -44,6 +54,7 @@ function(quantd_test name)
   quantd_compile_options(${name})
   target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
   target_link_libraries(${name} PRIVATE ${ARG_LIBS} quantd_test_data GTest::gtest GTest::gmock GTest::gtest_main)
+  quantd_precompile(${name} <gtest/gtest.h> <gmock/gmock.h>)
   add_test(NAME ${name} COMMAND ${name})
 endfunction()
 
