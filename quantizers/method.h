@@ -120,6 +120,7 @@ Method TorchAoMethod();
 Method QuarkMethod();
 Method HiggsMethod();
 Method HqqMethod();
+Method GptqMethod();
 Method QuantoMethod();
 Method BitNetMethod();
 

@@ -21,6 +21,7 @@ const std::vector<Method>& Table() {
       QuarkMethod(),
       HiggsMethod(),
       HqqMethod(),
+      GptqMethod(),
       QuantoMethod(),
       BitNetMethod(),
       GgufMethod(),

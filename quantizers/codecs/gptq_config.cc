@@ -228,24 +228,32 @@ std::optional<GptqFormat> GptqFormatNamed(absl::string_view name) {
   return std::nullopt;
 }
 
-std::optional<GptqParameters> GptqConfig::Find(absl::string_view module) const {
+const GptqRule* GptqConfig::RuleFor(absl::string_view module) const {
   const re2::StringPiece name(module.data(), module.size());
-  const auto matches = [&name](const GptqRule& rule) {
-    return rule.pattern->Match(name, 0, name.size(), RE2::ANCHOR_START, nullptr, 0);
-  };
-  for (const GptqRule& rule : dynamic) {
-    if (rule.keeps && matches(rule)) return std::nullopt;
+  for (const bool keeps : {true, false}) {
+    for (const GptqRule& rule : dynamic) {
+      if (rule.keeps == keeps &&
+          rule.pattern->Match(name, 0, name.size(), RE2::ANCHOR_START, nullptr, 0)) {
+        return &rule;
+      }
+    }
   }
+  return nullptr;
+}
+
+GptqParameters GptqConfig::ParametersUnder(const GptqRule* rule) const {
   GptqParameters found = parameters;
-  for (const GptqRule& rule : dynamic) {
-    if (rule.keeps || !matches(rule)) continue;
-    // Checked when the rule was made.
-    const nlohmann::json overrides = nlohmann::json::parse(rule.overrides, nullptr, false);
-    ConfigFields fields(overrides, "dynamic");
-    if (!ReadParameters(fields, &found).ok()) found = parameters;
-    break;
-  }
-  return found;
+  if (rule == nullptr) return found;
+  const nlohmann::json overrides = nlohmann::json::parse(rule->overrides, nullptr, false);
+  ConfigFields fields(overrides, "dynamic");
+  // Its values were checked when the rule was made.
+  return ReadParameters(fields, &found).ok() ? found : parameters;
+}
+
+std::optional<GptqParameters> GptqConfig::Find(absl::string_view module) const {
+  const GptqRule* rule = RuleFor(module);
+  if (rule != nullptr && rule->keeps) return std::nullopt;
+  return ParametersUnder(rule);
 }
 
 absl::StatusOr<std::vector<GptqRule>> ParseGptqRules(const std::string& json) {
@@ -306,13 +314,9 @@ absl::Status CheckGptqConfig(const GptqConfig& config) {
   RETURN_IF_ERROR(CheckParameters(config.parameters, config.format));
   for (const GptqRule& rule : config.dynamic) {
     if (rule.keeps) continue;
-    GptqParameters parameters = config.parameters;
-    const nlohmann::json overrides = nlohmann::json::parse(rule.overrides, nullptr, false);
-    ConfigFields fields(overrides, absl::StrCat("dynamic[\"", rule.key, "\"]"));
-    RETURN_IF_ERROR(ReadParameters(fields, &parameters));
-    if (const absl::Status status = CheckParameters(parameters, config.format); !status.ok()) {
-      return fields.Wrong("bits", status.message());
-    }
+    const absl::Status status = CheckParameters(config.ParametersUnder(&rule), config.format);
+    if (!status.ok())
+      return absl::InvalidArgumentError(absl::StrCat("dynamic: ", status.message()));
   }
   return absl::OkStatus();
 }
@@ -347,6 +351,9 @@ std::string WriteGptqConfig(const GptqConfig& config) {
         {"foem", nullptr},
         {"act_group_aware", parameters.act_group_aware},
         {"fallback", fallback}}}};
+  if (!config.modules_in_block.empty()) {
+    json["modules_in_block_to_quantize"] = {config.modules_in_block};
+  }
   if (!config.dynamic.empty()) {
     nlohmann::json rules = nlohmann::json::object();
     for (const GptqRule& rule : config.dynamic) {

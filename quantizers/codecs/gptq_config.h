@@ -62,8 +62,12 @@ struct GptqConfig {
   // The writer subtracts one from whole words of zero points, not from fields (GPTQModel).
   bool word_zeros = false;
 
-  // The parameters of a module; nullopt when a negative rule keeps it, which is asked first.
-  // The first positive rule that matches overrides.
+  // The rule of `dynamic` for a module, null when there is none. Negative ones are asked first,
+  // then the first positive one that matches counts.
+  const GptqRule* RuleFor(absl::string_view module) const;
+  // The parameters of modules under `rule`, which does not keep them, or under none.
+  GptqParameters ParametersUnder(const GptqRule* rule) const;
+  // The parameters of a module; nullopt when a negative rule keeps it.
   std::optional<GptqParameters> Find(absl::string_view module) const;
 };
 

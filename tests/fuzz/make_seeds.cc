@@ -128,10 +128,12 @@ void CodecSeed(const std::string& seed, const std::string& method,
   module.name = "model.layers.0.self_attn.q_proj";
   module.rows = 128;
   module.cols = 128;
+  module.layer = 0;
   const Scheme* scheme = recipe->SchemeFor(module, ModelConfig{});
   if (scheme == nullptr) throw std::runtime_error(method + " keeps the matrix");
   const DType dtype = recipe->InputDType().value_or(DType::kBF16);
-  const auto weight = scheme->Quantize(Matrix(dtype, module.rows, module.cols), nullptr).value();
+  const InputStats none;  // GPTQ rounds to nearest then
+  const auto weight = scheme->Quantize(Matrix(dtype, module.rows, module.cols), &none).value();
   Write("codec_fuzz", seed, CodecText(*recipe, recipe->codec()->Encode(weight).value()));
 }
 
@@ -142,6 +144,9 @@ void CodecSeeds() {
   CodecSeed("bitsandbytes-8", "bitsandbytes", {{"bits", "8"}});
   CodecSeed("bitsandbytes-double", "bitsandbytes",
             {{"bnb_4bit_quant_type", "nf4"}, {"bnb_4bit_use_double_quant", "true"}});
+  CodecSeed("gptq", "gptq", {});
+  CodecSeed("gptq-3", "gptq", {{"bits", "3"}, {"sym", "false"}});
+  CodecSeed("gptq-planar", "gptq", {{"bits", "5"}, {"group_size", "32"}});
   for (const char* scheme : {"W8A8", "W4A16_ASYM", "FP8_DYNAMIC", "NVFP4A16", "MXFP4A16"}) {
     CodecSeed(absl::StrCat("compressed-tensors-", scheme), "compressed-tensors",
               {{"scheme", scheme}});
