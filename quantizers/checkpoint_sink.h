@@ -21,6 +21,7 @@ struct PlannedParameter {
   DType kept_dtype = DType::kF32;  // of a kept parameter, and what a matrix is converted to before
                                    // its scheme sees it
   InputStats inputs = {};          // owned by the recipe
+  int layer = -1;                  // the block that it is part of, -1 outside
   // GGUF only.
   std::string gguf_name = {};
   GgmlType gguf_type = GgmlType::kF32;
@@ -35,6 +36,7 @@ struct JobPlan {
   GgufMetadata metadata;                       // GGUF
   std::vector<float> rope_frequency_divisors;  // GGUF: written as rope_freqs.weight when not empty
   const Codec* codec = nullptr;                // folders; null when nothing is quantized
+  uint64_t scratch_bytes = 0;                  // disk that the job needs for itself
 };
 
 class CheckpointSink {
@@ -46,6 +48,13 @@ class CheckpointSink {
                                       const QuantizedTensor& weight) = 0;
   // Bytes of the finished output.
   virtual absl::StatusOr<uint64_t> Finish() = 0;
+  // A file of the job's own beside the output, made anew; NOT_FOUND or the file for reading; its
+  // removal. UNIMPLEMENTED where there is no place for it. To be gone before Finish.
+  virtual absl::StatusOr<std::unique_ptr<OutputFile>> CreateScratch(absl::string_view name);
+  virtual absl::StatusOr<std::shared_ptr<const File>> OpenScratch(absl::string_view name) const;
+  virtual absl::Status RemoveScratch(absl::string_view name);
+  // Scratch files that are there.
+  virtual std::vector<std::string> ScratchFiles() const { return {}; }
   // Leaves what is there for a resume.
   virtual absl::Status Suspend() = 0;
 };

@@ -1,10 +1,13 @@
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "formats/huggingface/checkpoint_folder.h"
 #include "quantizers/checkpoint_sink.h"
 #include "quantizers/parameter_names.h"
 
 namespace quantd {
 namespace {
+
+constexpr char kScratch[] = "calibration.";
 
 class FolderSink final : public CheckpointSink {
  public:
@@ -39,6 +42,27 @@ class FolderSink final : public CheckpointSink {
 
   absl::Status Suspend() override { return writer_->Suspend(); }
 
+  absl::StatusOr<std::unique_ptr<OutputFile>> CreateScratch(absl::string_view name) override {
+    ASSIGN_OR_RETURN(std::unique_ptr<OutputFile> file,
+                     writer_->output().CreateFile(absl::StrCat(kScratch, name)));
+    RETURN_IF_ERROR(file->Truncate(0));
+    return file;
+  }
+  absl::StatusOr<std::shared_ptr<const File>> OpenScratch(absl::string_view name) const override {
+    return writer_->output().OpenFile(absl::StrCat(kScratch, name));
+  }
+  absl::Status RemoveScratch(absl::string_view name) override {
+    return writer_->output().RemoveFile(absl::StrCat(kScratch, name));
+  }
+  std::vector<std::string> ScratchFiles() const override {
+    std::vector<std::string> names;
+    for (const std::string& name : writer_->output().List()) {
+      absl::string_view rest = name;
+      if (absl::ConsumePrefix(&rest, kScratch)) names.emplace_back(rest);
+    }
+    return names;
+  }
+
  private:
   const JobPlan& plan_;
   std::unique_ptr<CheckpointFolderWriter> writer_;
@@ -68,7 +92,7 @@ uint64_t HeaderBytes(const JobPlan& plan, const std::map<std::string, std::strin
 
 // Upper bound of the output, for the check of free space.
 uint64_t ExpectedBytes(const JobPlan& plan) {
-  uint64_t bytes = 0;
+  uint64_t bytes = plan.scratch_bytes;
   for (const PlannedParameter& parameter : plan.parameters) {
     const uint64_t elements = static_cast<uint64_t>(NumElements(parameter.source.shape));
     bytes += parameter.scheme ? elements / 2 : elements * SizeOf(parameter.kept_dtype);
@@ -77,6 +101,14 @@ uint64_t ExpectedBytes(const JobPlan& plan) {
 }
 
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<OutputFile>> CheckpointSink::CreateScratch(absl::string_view) {
+  return absl::UnimplementedError("this output has no place for files of a job");
+}
+absl::StatusOr<std::shared_ptr<const File>> CheckpointSink::OpenScratch(absl::string_view) const {
+  return absl::UnimplementedError("this output has no place for files of a job");
+}
+absl::Status CheckpointSink::RemoveScratch(absl::string_view) { return absl::OkStatus(); }
 
 absl::StatusOr<std::unique_ptr<CheckpointSink>> CreateFolderSink(
     std::shared_ptr<const ModelRoot> root, const JobPlan& plan, const OutputOptions& options) {

@@ -30,11 +30,13 @@ absl::Status Refuse(const ModuleInfo& module, const absl::Status& status) {
                                                   "]: ", status.message()));
 }
 
+int LayerOf(const SourceParameter& parameter) {
+  return MakeModuleInfo({parameter.name, {0, 0}, false, "", 0}, ModelConfig()).layer;
+}
+
 // Where llama_model_quantize puts a tensor: those outside the blocks first, then block by block.
 std::pair<int, std::string> GgufOrder(const PlannedParameter& parameter) {
-  const int layer =
-      MakeModuleInfo({parameter.source.name, {0, 0}, false, "", 0}, ModelConfig()).layer;
-  return {layer, parameter.gguf_name};
+  return {LayerOf(parameter.source), parameter.gguf_name};
 }
 
 // GGUF metadata of the output: the source's own with the file type moved to the end, as
@@ -136,7 +138,8 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
   std::vector<ModuleInfo> quantized;
   for (const SourceParameter& parameter : source.parameters()) {
     PlannedParameter planned{.source = parameter,
-                             .kept_dtype = KeptDType(parameter, source, dtype)};
+                             .kept_dtype = KeptDType(parameter, source, dtype),
+                             .layer = LayerOf(parameter)};
     if (recipe != nullptr && IsWeightMatrix(parameter)) {
       const ModuleInfo module = MakeModuleInfo(parameter, config);
       planned.scheme = recipe->SchemeFor(module, config);
@@ -146,6 +149,10 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
             !status.ok()) {
           return Refuse(module, status);
         }
+        if (module.layer < 0 && planned.scheme->Needs().required()) {
+          return Refuse(module, absl::InvalidArgumentError(
+                                    "only matrices of the blocks can be fitted to their inputs"));
+        }
       }
     }
     plan.parameters.push_back(std::move(planned));
@@ -153,6 +160,12 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
   if (recipe != nullptr && quantized.empty()) {
     return absl::InvalidArgumentError(
         "the recipe leaves every matrix as it is: check its targets and skip lists");
+  }
+  if (recipe != nullptr && recipe->calibration()) {
+    // Block by block, after everything else.
+    std::stable_sort(
+        plan.parameters.begin(), plan.parameters.end(),
+        [](const PlannedParameter& a, const PlannedParameter& b) { return a.layer < b.layer; });
   }
   ModelConfig output = config;
   if (dtype) output.dtype = *dtype;

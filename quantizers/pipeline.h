@@ -17,6 +17,8 @@
 
 namespace quantd {
 
+struct CalibrationData;  // calibration_data.h
+
 struct QuantizeProgress {
   int64_t tensors_done = 0;
   int64_t tensors_total = 0;
@@ -24,6 +26,11 @@ struct QuantizeProgress {
   uint64_t bytes_total = 0;
   std::string tensor;          // the one just finished
   double relative_error = -1;  // its |W - Q(W)| / |W| (Frobenius); -1 when it was kept as it is
+  // Calibrated jobs.
+  int64_t block = 0, blocks = 0;  // the block that is worked on, counted from 1, and how many
+  double output_error = -1;       // of `tensor`, as in LayerReport
+  double rounding_error = -1;
+  double eta_seconds = -1;  // -1: by the bytes
 };
 
 struct LayerReport {
@@ -32,6 +39,10 @@ struct LayerReport {
   int64_t rows = 0, cols = 0;
   double bits_per_weight = 0;
   double relative_error = 0;
+  // On inputs of the calibration set: |X (W - Q(W))^T| / |X W^T|, and the same for plain rounding
+  // to the same grid; -1 where it was not measured.
+  double output_error = -1;
+  double rounding_error = -1;
 };
 
 struct QuantizeReport {
@@ -69,9 +80,11 @@ absl::StatusOr<std::shared_ptr<const Recipe>> ReadImportance(const ModelRoot& ro
 
 // CANCELLED, or ABORTED with "drained" when stopped by control. Everything that can be refused is
 // refused before the output exists.
+// `calibration` is for recipes that are calibrated, which do not go without.
 absl::StatusOr<QuantizeReport> QuantizeCheckpoint(std::shared_ptr<const ModelRoot> root,
                                                   absl::string_view model, const Recipe& recipe,
-                                                  const OutputOptions& output, JobControl& control);
+                                                  const OutputOptions& output, JobControl& control,
+                                                  const CalibrationData* calibration = nullptr);
 
 // A plain checkpoint of `dtype` that anything loads; a Hugging Face folder also from a GGUF.
 absl::StatusOr<QuantizeReport> DequantizeCheckpoint(std::shared_ptr<const ModelRoot> root,

@@ -73,6 +73,9 @@ class CheckpointFolderWriter {
   // Names the shards, writes index and config.json, removes the journal and commits. Returns the
   // bytes of the finished folder.
   virtual absl::StatusOr<uint64_t> Finish(const std::string& config_json) = 0;
+  // Where it writes: for files of the job's own, removed before Finish. Names of shards, side files
+  // and the journal are taken.
+  virtual AtomicOutput& output() = 0;
   // Syncs the journal and leaves the partial output for a resume.
   virtual absl::Status Suspend() = 0;
 };

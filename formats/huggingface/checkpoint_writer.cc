@@ -58,6 +58,7 @@ class JournaledWriter : public CheckpointFolderWriter {
   absl::Status CompleteGroup(absl::string_view group) override;
   absl::Status WriteSideFile(absl::string_view relative_name, absl::string_view content) override;
   absl::StatusOr<uint64_t> Finish(const std::string& config_json) override;
+  AtomicOutput& output() override { return *output_; }
   absl::Status Suspend() override {
     RETURN_IF_ERROR(Flush());
     output_->KeepPartial();

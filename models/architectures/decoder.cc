@@ -41,6 +41,10 @@ void AddLayerParameters(const ModelConfig& config, const std::string& layer,
 
 }  // namespace
 
+std::string DecoderBlockPrefix(const ModelSource& source, int64_t block) {
+  return LayerPrefix(PrefixOf(source), block);
+}
+
 absl::StatusOr<ParameterList> DecoderParameters(const ModelConfig& config,
                                                 const ModelSource& source) {
   if (config.hidden_act != "silu") {

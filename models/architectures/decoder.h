@@ -27,6 +27,9 @@ namespace quantd {
 absl::StatusOr<ParameterList> DecoderParameters(const ModelConfig& config,
                                                 const ModelSource& source);
 
+// What the names of a block's parameters begin with: "model.layers.3.".
+std::string DecoderBlockPrefix(const ModelSource& source, int64_t block);
+
 class Decoder {
  public:
   struct Options {

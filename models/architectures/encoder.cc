@@ -50,6 +50,10 @@ void AddLayerParameters(const ModelConfig& config, const std::string& layer,
 
 }  // namespace
 
+std::string EncoderBlockPrefix(const ModelSource& source, int64_t block) {
+  return LayerPrefix(PrefixOf(source), block);
+}
+
 absl::StatusOr<ParameterList> EncoderParameters(const ModelConfig& config,
                                                 const ModelSource& source) {
   if (!ActivationNamed(config.hidden_act)) {

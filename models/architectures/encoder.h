@@ -25,6 +25,9 @@ namespace quantd {
 absl::StatusOr<ParameterList> EncoderParameters(const ModelConfig& config,
                                                 const ModelSource& source);
 
+// What the names of a block's parameters begin with: "encoder.layer.3.".
+std::string EncoderBlockPrefix(const ModelSource& source, int64_t block);
+
 class Encoder {
  public:
   struct Options {

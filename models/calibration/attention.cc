@@ -1,0 +1,117 @@
+#include "models/calibration/attention.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/parallel.h"
+#include "kernels/matrix_product.h"
+#include "models/calibration/row_math.h"
+
+namespace quantd::calibration {
+namespace {
+
+constexpr int64_t kQueries = 128;  // queries of one head that are worked on at once
+
+int64_t KeysFor(const AttentionShape& shape, int64_t tokens, int64_t end) {
+  return shape.causal ? end : tokens;
+}
+
+// weights [count, keys]: softmax of the queries [first, first + count) of one head.
+void Weights(const AttentionShape& shape, const float* q, int64_t q_stride, const float* k,
+             int64_t k_stride, int64_t first, int64_t count, int64_t keys,
+             std::vector<float>& weights) {
+  weights.assign(static_cast<size_t>(count * keys), 0.0f);
+  AddMatrixProduct(count, keys, shape.head_dim, {q + first * q_stride, q_stride, 1},
+                   MatrixOperand{k, k_stride, 1}.Transposed(), weights.data(), keys);
+  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(shape.head_dim)));
+  for (int64_t i = 0; i < count; ++i) {
+    float* row = weights.data() + i * keys;
+    const int64_t visible = shape.causal ? first + i + 1 : keys;
+    for (int64_t j = 0; j < visible; ++j) row[j] *= scale;
+    SoftmaxRow(row, visible);
+    std::fill(row + visible, row + keys, 0.0f);
+  }
+}
+
+}  // namespace
+
+void Rotate(const std::vector<float>& table, int64_t tokens, int64_t heads, int64_t head_dim,
+            bool inverse, float* x) {
+  const int64_t half = head_dim / 2;
+  ParallelFor(tokens, [&](int64_t t) {
+    const float* cosines = table.data() + t * head_dim;
+    const float* sines = cosines + half;
+    for (int64_t h = 0; h < heads; ++h) {
+      float* pair = x + (t * heads + h) * head_dim;
+      for (int64_t i = 0; i < half; ++i) {
+        const float a = pair[i], b = pair[half + i], s = inverse ? -sines[i] : sines[i];
+        pair[i] = a * cosines[i] - b * s;
+        pair[half + i] = b * cosines[i] + a * s;
+      }
+    }
+  });
+}
+
+void Attend(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
+            const float* v, float* out) {
+  const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads;
+  const int64_t q_stride = shape.heads * dim, k_stride = shape.kv_heads * dim;
+  const int64_t blocks = (tokens + kQueries - 1) / kQueries;
+  ParallelFor(shape.heads * blocks, [&](int64_t task) {
+    thread_local std::vector<float> weights;
+    const int64_t head = task / blocks, first = task % blocks * kQueries;
+    const int64_t count = std::min(kQueries, tokens - first);
+    const int64_t keys = KeysFor(shape, tokens, first + count);
+    const int64_t kv = head / group * dim;
+    Weights(shape, q + head * dim, q_stride, k + kv, k_stride, first, count, keys, weights);
+    float* to = out + first * q_stride + head * dim;
+    for (int64_t i = 0; i < count; ++i) std::fill_n(to + i * q_stride, dim, 0.0f);
+    AddMatrixProduct(count, dim, keys, {weights.data(), keys, 1}, {v + kv, k_stride, 1}, to,
+                     q_stride);
+  });
+}
+
+void AttendBackward(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
+                    const float* v, const float* out, const float* d_out, float* d_q, float* d_k,
+                    float* d_v) {
+  const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads;
+  const int64_t q_stride = shape.heads * dim, k_stride = shape.kv_heads * dim;
+  std::fill_n(d_q, tokens * q_stride, 0.0f);
+  std::fill_n(d_k, tokens * k_stride, 0.0f);
+  std::fill_n(d_v, tokens * k_stride, 0.0f);
+  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
+  // A key's gradients are sums over the queries of its group: one task each, in order.
+  ParallelFor(shape.kv_heads, [&](int64_t kv_head) {
+    std::vector<float> weights, d_scores;
+    const int64_t kv = kv_head * dim;
+    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+      for (int64_t first = 0; first < tokens; first += kQueries) {
+        const int64_t count = std::min(kQueries, tokens - first);
+        const int64_t keys = KeysFor(shape, tokens, first + count);
+        const int64_t at = first * q_stride + head * dim;
+        Weights(shape, q + head * dim, q_stride, k + kv, k_stride, first, count, keys, weights);
+        AddMatrixProduct(keys, dim, count, MatrixOperand{weights.data(), keys, 1}.Transposed(),
+                         {d_out + at, q_stride, 1}, d_v + kv, k_stride);
+        d_scores.assign(static_cast<size_t>(count * keys), 0.0f);
+        AddMatrixProduct(count, keys, dim, {d_out + at, q_stride, 1},
+                         MatrixOperand{v + kv, k_stride, 1}.Transposed(), d_scores.data(), keys);
+        for (int64_t i = 0; i < count; ++i) {
+          double mean = 0;  // of the weights' gradients under the weights
+          for (int64_t d = 0; d < dim; ++d) {
+            mean += static_cast<double>(out[at + i * q_stride + d]) * d_out[at + i * q_stride + d];
+          }
+          for (int64_t j = 0; j < keys; ++j) {
+            float& d = d_scores[static_cast<size_t>(i * keys + j)];
+            d = (d - static_cast<float>(mean)) * weights[static_cast<size_t>(i * keys + j)] * scale;
+          }
+        }
+        AddMatrixProduct(count, dim, keys, {d_scores.data(), keys, 1}, {k + kv, k_stride, 1},
+                         d_q + at, q_stride);
+        AddMatrixProduct(keys, dim, count, MatrixOperand{d_scores.data(), keys, 1}.Transposed(),
+                         {q + at, q_stride, 1}, d_k + kv, k_stride);
+      }
+    }
+  });
+}
+
+}  // namespace quantd::calibration

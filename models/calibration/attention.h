@@ -1,0 +1,35 @@
+// Softmax attention of one sequence, forward and backward, in plain float32.
+#ifndef QUANTD_MODELS_CALIBRATION_ATTENTION_H_
+#define QUANTD_MODELS_CALIBRATION_ATTENTION_H_
+
+#include <cstdint>
+#include <vector>
+
+namespace quantd::calibration {
+
+struct AttentionShape {
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  bool causal = true;
+};
+
+// Rotates the pairs (i, i + head_dim/2) of every head of x [tokens, heads * head_dim] by the angles
+// of its position; `table` [>= tokens, head_dim] holds cosines, then sines. `inverse`: back, which
+// is also how gradients pass.
+void Rotate(const std::vector<float>& table, int64_t tokens, int64_t heads, int64_t head_dim,
+            bool inverse, float* x);
+
+// out [tokens, heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v of q, and k and v of kv_heads,
+// as they are.
+void Attend(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
+            const float* v, float* out);
+
+// Gradients of q, k and v (all of them set) from `d_out`, the gradient of `out`.
+void AttendBackward(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
+                    const float* v, const float* out, const float* d_out, float* d_q, float* d_k,
+                    float* d_v);
+
+}  // namespace quantd::calibration
+
+#endif  // QUANTD_MODELS_CALIBRATION_ATTENTION_H_

@@ -1,0 +1,206 @@
+#include "models/calibration/dense_block.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/parallel.h"
+#include "kernels/matrix_product.h"
+
+namespace quantd::calibration {
+namespace {
+
+constexpr int64_t kRowTask = 32;  // rows that a task normalizes or activates
+
+// body(first, count) over slices of rows.
+template <class Body>
+void ForRows(int64_t rows, const Body& body) {
+  ParallelFor((rows + kRowTask - 1) / kRowTask, [&](int64_t task) {
+    const int64_t first = task * kRowTask;
+    body(first, std::min(kRowTask, rows - first));
+  });
+}
+
+void AddTo(std::vector<float>& sum, const std::vector<float>& term) {
+  for (size_t i = 0; i < sum.size(); ++i) sum[i] += term[i];
+}
+
+Activation ActivationOf(const ModelConfig& config) {
+  const std::string& name = config.hidden_act;
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh") return Activation::kGeluTanh;
+  return name == "relu" ? Activation::kRelu : Activation::kSilu;
+}
+
+}  // namespace
+
+BlockNames NamesOf(const ModelConfig& config, const std::string& prefix) {
+  const auto name = [&prefix](absl::string_view local) { return absl::StrCat(prefix, local); };
+  if (config.is_encoder()) {
+    return {name("attention.self.query"), name("attention.self.key"),
+            name("attention.self.value"), name("attention.output.dense"),
+            name("intermediate.dense"),   "",
+            name("output.dense"),         name("attention.output.LayerNorm"),
+            name("output.LayerNorm")};
+  }
+  return {name("self_attn.q_proj"), name("self_attn.k_proj"), name("self_attn.v_proj"),
+          name("self_attn.o_proj"), name("mlp.gate_proj"),    name("mlp.up_proj"),
+          name("mlp.down_proj"),    name("input_layernorm"),  name("post_attention_layernorm")};
+}
+
+std::vector<BlockLinear> LinearsOf(const ModelConfig& config, const BlockNames& names) {
+  const int64_t hidden = config.hidden_size, mlp = config.intermediate_size;
+  const int64_t q = config.num_attention_heads * config.head_dim;
+  const int64_t kv =
+      (config.is_encoder() ? config.num_attention_heads : config.num_key_value_heads) *
+      config.head_dim;
+  std::vector<BlockLinear> linears = {{names.q, q, hidden, BlockValue::kAttentionInput},
+                                      {names.k, kv, hidden, BlockValue::kAttentionInput},
+                                      {names.v, kv, hidden, BlockValue::kAttentionInput},
+                                      {names.o, hidden, q, BlockValue::kAttended},
+                                      {names.gate, mlp, hidden, BlockValue::kMlpInput}};
+  if (!names.up.empty()) linears.push_back({names.up, mlp, hidden, BlockValue::kMlpInput});
+  linears.push_back({names.down, hidden, mlp, BlockValue::kMlpHidden});
+  return linears;
+}
+
+DenseBlock::DenseBlock(const ModelConfig& config, BlockNames names,
+                       std::map<std::string, std::vector<float>> parameters,
+                       const std::vector<float>* rope, std::function<bool()> stopped)
+    : config_(config),
+      names_(std::move(names)),
+      attention_{config.num_attention_heads,
+                 config.is_encoder() ? config.num_attention_heads : config.num_key_value_heads,
+                 config.head_dim, !config.is_encoder()},
+      activation_(ActivationOf(config)),
+      linears_(LinearsOf(config, names_)),
+      parameters_(std::move(parameters)),
+      rope_(rope),
+      stopped_(std::move(stopped)) {}
+
+void DenseBlock::AddProduct(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
+                            const MatrixOperand& b, float* c) const {
+  constexpr int64_t kPiece = int64_t{1} << 32;  // multiplications
+  const int64_t step = std::clamp<int64_t>(kPiece / (cols * inner) / 96 * 96, 96, rows + 96);
+  for (int64_t first = 0; first < rows; first += step) {
+    if (stopped_ && stopped_()) return;
+    AddMatrixProduct(std::min(step, rows - first), cols, inner,
+                     {a.data + first * a.row_stride, a.row_stride, a.col_stride}, b,
+                     c + first * cols, cols);
+  }
+}
+
+std::span<float> DenseBlock::Parameter(absl::string_view name) {
+  const auto it = parameters_.find(std::string(name));
+  return it == parameters_.end() ? std::span<float>() : std::span<float>(it->second);
+}
+
+int64_t DenseBlock::WidthOf(BlockValue value) const {
+  if (value == BlockValue::kAttended) return attention_.heads * attention_.head_dim;
+  return value == BlockValue::kMlpHidden ? config_.intermediate_size : config_.hidden_size;
+}
+
+const float* DenseBlock::Find(const std::string& module, const char* local) const {
+  const auto it = parameters_.find(absl::StrCat(module, local));
+  return it == parameters_.end() ? nullptr : it->second.data();
+}
+
+std::vector<float> DenseBlock::Apply(const std::string& module, const std::vector<float>& x,
+                                     int64_t tokens) const {
+  const auto linear = std::find_if(linears_.begin(), linears_.end(),
+                                   [&](const BlockLinear& l) { return l.module == module; });
+  const int64_t rows = linear->rows, cols = linear->cols;
+  std::vector<float> y(static_cast<size_t>(tokens * rows));
+  if (const float* bias = Find(module, ".bias")) {
+    for (int64_t t = 0; t < tokens; ++t) std::copy_n(bias, rows, y.data() + t * rows);
+  }
+  AddProduct(tokens, rows, cols, {x.data(), cols, 1},
+             MatrixOperand{Find(module, ".weight"), cols, 1}.Transposed(), y.data());
+  return y;
+}
+
+RowNormArgs DenseBlock::NormArgs(const std::string& module) const {
+  return {.is_layer_norm = is_encoder(),
+          .weight = Find(module, ".weight"),
+          .bias = Find(module, ".bias"),
+          .epsilon = static_cast<float>(config_.norm_eps)};
+}
+
+std::vector<float> DenseBlock::Normalize(const std::string& module, const std::vector<float>& x,
+                                         int64_t tokens) const {
+  std::vector<float> y(x.size());
+  const RowNormArgs norm = NormArgs(module);
+  const int64_t width = config_.hidden_size;
+  ForRows(tokens, [&](int64_t first, int64_t count) {
+    for (int64_t t = first; t < first + count; ++t) {
+      NormalizeRow(norm, x.data() + t * width, width, y.data() + t * width);
+    }
+  });
+  return y;
+}
+
+BlockPass DenseBlock::Run(BlockValue from, std::span<const float> values, BlockValue until) {
+  BlockPass pass;
+  pass.tokens = static_cast<int64_t>(values.size()) / WidthOf(from);
+  pass[from].assign(values.begin(), values.end());
+  if (from < BlockValue::kAttentionOutput) AttentionPart(pass, until);
+  if (until > BlockValue::kAttentionOutput) MlpPart(pass, until);
+  return pass;
+}
+
+void DenseBlock::AttentionPart(BlockPass& pass, BlockValue until) const {
+  const int64_t tokens = pass.tokens;
+  std::vector<float>& input = pass[BlockValue::kAttentionInput];
+  if (input.empty() && pass[BlockValue::kAttended].empty()) {
+    const std::vector<float>& hidden = pass[BlockValue::kInput];
+    input = is_encoder() ? hidden : Normalize(names_.attention_norm, hidden, tokens);
+  }
+  if (until == BlockValue::kAttentionInput) return;
+  std::vector<float>& attended = pass[BlockValue::kAttended];
+  if (attended.empty()) {
+    pass.q = Apply(names_.q, input, tokens);
+    pass.k = Apply(names_.k, input, tokens);
+    pass.v = Apply(names_.v, input, tokens);
+    if (rope_ != nullptr) {
+      Rotate(*rope_, tokens, attention_.heads, attention_.head_dim, false, pass.q.data());
+      Rotate(*rope_, tokens, attention_.kv_heads, attention_.head_dim, false, pass.k.data());
+    }
+    attended.resize(pass.q.size());
+    Attend(attention_, tokens, pass.q.data(), pass.k.data(), pass.v.data(), attended.data());
+  }
+  if (until == BlockValue::kAttended) return;
+  pass[BlockValue::kAttentionOutput] = Apply(names_.o, attended, tokens);
+}
+
+void DenseBlock::MlpPart(BlockPass& pass, BlockValue until) const {
+  const int64_t tokens = pass.tokens;
+  std::vector<float>& input = pass[BlockValue::kMlpInput];
+  std::vector<float>& hidden = pass[BlockValue::kMlpHidden];
+  if (input.empty() && hidden.empty()) {
+    pass.after_attention = pass[BlockValue::kInput];
+    AddTo(pass.after_attention, pass[BlockValue::kAttentionOutput]);
+    input = Normalize(is_encoder() ? names_.attention_norm : names_.mlp_norm, pass.after_attention,
+                      tokens);
+  }
+  if (until == BlockValue::kMlpInput) return;
+  if (hidden.empty()) {
+    pass.gate = Apply(names_.gate, input, tokens);
+    if (!names_.up.empty()) pass.up = Apply(names_.up, input, tokens);
+    hidden.resize(pass.gate.size());
+    const int64_t width = config_.intermediate_size;
+    ForRows(tokens, [&](int64_t first, int64_t count) {
+      const int64_t begin = first * width, end = begin + count * width;
+      Activate(activation_, pass.gate.data() + begin, end - begin, hidden.data() + begin);
+      for (int64_t i = begin; i < end && !pass.up.empty(); ++i) hidden[i] *= pass.up[i];
+    });
+  }
+  if (until == BlockValue::kMlpHidden) return;
+  pass[BlockValue::kMlpOutput] = Apply(names_.down, hidden, tokens);
+  if (until == BlockValue::kMlpOutput) return;
+  pass.after_mlp = is_encoder() ? input : pass.after_attention;
+  AddTo(pass.after_mlp, pass[BlockValue::kMlpOutput]);
+  pass[BlockValue::kOutput] =
+      is_encoder() ? Normalize(names_.mlp_norm, pass.after_mlp, tokens) : pass.after_mlp;
+}
+
+}  // namespace quantd::calibration

@@ -1,0 +1,87 @@
+// A decoder or encoder block in plain float32, forward and backward: what calibrated solvers search
+// over. The same computation as architectures/decoder.cc and encoder.cc make of packed weights,
+// with every value at hand and the same bits on every machine.
+#ifndef QUANTD_MODELS_CALIBRATION_DENSE_BLOCK_H_
+#define QUANTD_MODELS_CALIBRATION_DENSE_BLOCK_H_
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "formats/model_config.h"
+#include "kernels/matrix_product.h"
+#include "models/calibration/attention.h"
+#include "models/calibration/row_math.h"
+#include "quantizers/calibrated_block.h"
+
+namespace quantd::calibration {
+
+// Modules of a block, full names. Encoders have no `up`: their one matrix before the activation is
+// `gate`.
+struct BlockNames {
+  std::string q, k, v, o, gate, up, down, attention_norm, mlp_norm;
+};
+BlockNames NamesOf(const ModelConfig& config, const std::string& prefix);
+// The linears among them with their shapes, in the order of the computation.
+std::vector<BlockLinear> LinearsOf(const ModelConfig& config, const BlockNames& names);
+
+class DenseBlock final : public CalibratedBlock {
+ public:
+  // Parameters by full name, float32, as large as the config says: weights of all linears and
+  // norms, biases that there are. `rope`, the table of the positions, outlives this; null for
+  // encoders. When `stopped` says so, runs end soon, with values that mean nothing.
+  DenseBlock(const ModelConfig& config, BlockNames names,
+             std::map<std::string, std::vector<float>> parameters, const std::vector<float>* rope,
+             std::function<bool()> stopped = {});
+
+  bool is_encoder() const override { return config_.is_encoder(); }
+  const std::vector<BlockLinear>& linears() const override { return linears_; }
+  std::span<float> Parameter(absl::string_view name) override;
+  BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) override;
+  void Backward(const BlockPass& pass, std::span<const float> output,
+                BlockGradients& gradients) override;
+
+ private:
+  int64_t WidthOf(BlockValue value) const;
+  const float* Find(const std::string& module, const char* local) const;
+  // y [tokens, rows of the module] = x W^T + bias.
+  std::vector<float> Apply(const std::string& module, const std::vector<float>& x,
+                           int64_t tokens) const;
+  std::vector<float> Normalize(const std::string& module, const std::vector<float>& x,
+                               int64_t tokens) const;
+  void AttentionPart(BlockPass& pass, BlockValue until) const;
+  void MlpPart(BlockPass& pass, BlockValue until) const;
+
+  // The weight's gradient from its outputs' `dy`, where asked for.
+  void AddWeightGradient(const std::string& module, const std::vector<float>& x,
+                         const std::vector<float>& dy, int64_t tokens,
+                         BlockGradients& gradients) const;
+  // dx += dy W.
+  void AddInputGradient(const std::string& module, const std::vector<float>& dy, int64_t tokens,
+                        std::vector<float>& dx) const;
+  void AddNormGradients(const std::string& module, const std::vector<float>& x,
+                        const std::vector<float>& dy, int64_t tokens, std::vector<float>& dx) const;
+  // From the gradient by kMlpOutput to that by kMlpInput, added to `d_input`.
+  void MlpBackward(const BlockPass& pass, const std::vector<float>& d_output,
+                   std::vector<float>& d_input, BlockGradients& gradients) const;
+  void AttentionBackward(const BlockPass& pass, const std::vector<float>& d_output,
+                         BlockGradients& gradients) const;
+  // C += A B in pieces that take milliseconds.
+  void AddProduct(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
+                  const MatrixOperand& b, float* c) const;
+  RowNormArgs NormArgs(const std::string& module) const;
+
+  const ModelConfig config_;
+  const BlockNames names_;
+  const AttentionShape attention_;
+  const Activation activation_;
+  std::vector<BlockLinear> linears_;
+  std::map<std::string, std::vector<float>> parameters_;
+  const std::vector<float>* rope_;
+  const std::function<bool()> stopped_;
+};
+
+}  // namespace quantd::calibration
+
+#endif  // QUANTD_MODELS_CALIBRATION_DENSE_BLOCK_H_

@@ -1,0 +1,357 @@
+#include "quantizers/block_job.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "core/float_types.h"
+#include "core/parallel.h"
+#include "quantizers/output_error.h"
+#include "quantizers/parameter_names.h"
+
+namespace quantd {
+namespace {
+
+constexpr int64_t kErrorTokens = 256;  // that output errors are measured on
+constexpr char kTokensFile[] = "tokens";
+
+std::string InputsName(int64_t block, bool original) {
+  return absl::StrCat("inputs-", block, original ? "-original" : "");
+}
+
+// The matrix that multiplies inputs as they are.
+void WritePlainRows(const QuantizedTensor& tensor, std::span<float> to) {
+  ParallelFor(tensor.rows,
+              [&](int64_t row) { PlainRows(tensor, row, 1, to.data() + row * tensor.cols); });
+}
+
+CalibrationSpec SpecOf(const Recipe& recipe) {
+  CalibrationSpec spec = *recipe.calibration();
+  // The inputs are the original's then.
+  spec.both_inputs = spec.both_inputs && spec.quantized_inputs;
+  return spec;
+}
+
+InputNeeds Union(const InputNeeds& a, const InputNeeds& b) {
+  return {.importance = a.importance || b.importance,
+          .mean_magnitude = a.mean_magnitude || b.mean_magnitude,
+          .range = a.range || b.range,
+          .gram = a.gram || b.gram,
+          .sample_rows = std::max(a.sample_rows, b.sample_rows)};
+}
+
+}  // namespace
+
+BlockJob::BlockJob(Job& job, const JobPlan& plan, const Recipe& recipe, CheckpointSink& sink,
+                   const CalibrationData& data)
+    : job_(job),
+      spec_(SpecOf(recipe)),
+      solver_(recipe.block_solver()),
+      sink_(sink),
+      data_(data),
+      model_(*data.model) {
+  for (const PlannedParameter& parameter : plan.parameters) {
+    planned_[parameter.source.name] = &parameter;
+    if (parameter.layer < 0) continue;
+    const auto layer = static_cast<size_t>(parameter.layer);
+    if (blocks_.size() <= layer) blocks_.resize(layer + 1);
+    blocks_[layer].push_back(&parameter);
+  }
+}
+
+const PlannedParameter* BlockJob::Find(const std::string& module) const {
+  const auto it = planned_.find(absl::StrCat(module, ".weight"));
+  return it == planned_.end() || it->second->scheme == nullptr ? nullptr : it->second;
+}
+
+absl::Status BlockJob::Named(const BlockLinear& linear, const absl::Status& status) const {
+  if (status.ok() || absl::IsCancelled(status)) return status;
+  return absl::Status(status.code(), absl::StrCat(linear.module, ": ", status.message()));
+}
+
+absl::Status BlockJob::Run() {
+  for (const std::string& warning : data_.warnings) job_.Warn(warning);
+  started_ = Clock::now();
+  RETURN_IF_ERROR(LoadSequences());
+  ASSIGN_OR_RETURN(const int64_t first, FindStart());
+  started_ = Clock::now();
+  for (int64_t block = 0; block < model_.blocks(); ++block) {
+    if (block >= first) {
+      RETURN_IF_ERROR(DoBlock(block));
+      continue;
+    }
+    for (const PlannedParameter* parameter : blocks_[static_cast<size_t>(block)]) {
+      RETURN_IF_ERROR(job_.Done(*parameter));
+    }
+  }
+  inputs_.reset();
+  for (const std::string& name : sink_.ScratchFiles()) RETURN_IF_ERROR(sink_.RemoveScratch(name));
+  return absl::OkStatus();
+}
+
+absl::Status BlockJob::LoadSequences() {
+  absl::StatusOr<TokenSequences> kept = ReadTokens(sink_, kTokensFile);
+  if (absl::IsNotFound(kept.status())) {
+    Tell(0, "calibration text");
+    kept = data_.sequences();
+    if (absl::IsCancelled(kept.status()) && job_.stopping()) return job_.Stopped();
+    RETURN_IF_ERROR(kept.status());
+    RETURN_IF_ERROR(WriteTokens(sink_, kTokensFile, *kept));
+  }
+  RETURN_IF_ERROR(kept.status());
+  sequences_ = *std::move(kept);
+  for (const auto& sequence : sequences_) {
+    tokens_.push_back(static_cast<int64_t>(sequence.size()));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> BlockJob::FindStart() {
+  const auto complete = [this](int64_t block) {
+    const auto& parameters = blocks_[static_cast<size_t>(block)];
+    return std::all_of(parameters.begin(), parameters.end(),
+                       [this](const PlannedParameter* p) { return sink_.IsComplete(*p); });
+  };
+  int64_t done = 0;
+  while (done < model_.blocks() && complete(done)) ++done;
+  if (done == model_.blocks()) return done;
+  for (int64_t block = done; block > 0; --block) {
+    if (OpenNext(block).ok()) return block;
+  }
+  RETURN_IF_ERROR(EmbedAll());
+  return 0;
+}
+
+absl::Status BlockJob::OpenNext(int64_t next) {
+  const int64_t width = model_.hidden_size();
+  ASSIGN_OR_RETURN(auto inputs,
+                   ActivationFile::Open(sink_, InputsName(next, false), tokens_, width));
+  std::unique_ptr<ActivationFile> original;
+  if (spec_.both_inputs) {
+    ASSIGN_OR_RETURN(original, ActivationFile::Open(sink_, InputsName(next, true), tokens_, width));
+  }
+  inputs_ = std::make_unique<BlockActivations>(std::move(inputs), std::move(original));
+  for (const bool which : {false, true}) {
+    const std::string name = InputsName(next - 1, which);
+    const std::vector<std::string> files = sink_.ScratchFiles();
+    if (std::find(files.begin(), files.end(), name) != files.end()) {
+      RETURN_IF_ERROR(sink_.RemoveScratch(name));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BlockJob::EmbedAll() {
+  for (const bool original : {false, true}) {
+    if (original && !spec_.both_inputs) break;
+    ASSIGN_OR_RETURN(ActivationWriter file,
+                     ActivationWriter::Create(sink_, InputsName(0, original)));
+    for (const std::vector<int32_t>& sequence : sequences_) {
+      if (job_.stopping()) return job_.Stopped();
+      ASSIGN_OR_RETURN(const std::vector<float> hidden, model_.Embed(sequence));
+      RETURN_IF_ERROR(file.Append(hidden));
+    }
+    RETURN_IF_ERROR(file.Seal());
+  }
+  return OpenNext(0);
+}
+
+void BlockJob::Tell(int64_t index, const std::string& what) {
+  job_.Tell([&](QuantizeProgress& progress) {
+    progress.block = index + 1;
+    progress.blocks = model_.blocks();
+    progress.tensor = what;
+    progress.output_error = progress.rounding_error = progress.relative_error = -1;
+    if (done_ == 0) return;
+    const auto seconds = [](Clock::duration d) { return std::chrono::duration<double>(d).count(); };
+    const double each = seconds(block_started_ - started_) / static_cast<double>(done_);
+    const double left = each * static_cast<double>(model_.blocks() - index) -
+                        std::min(each, seconds(Clock::now() - block_started_));
+    progress.eta_seconds = left;
+  });
+}
+
+absl::Status BlockJob::DoBlock(int64_t index) {
+  block_started_ = Clock::now();
+  if (job_.stopping()) return job_.Stopped();
+  Tell(index, absl::StrCat("block ", index + 1, ": loading"));
+  ASSIGN_OR_RETURN(const std::unique_ptr<CalibratedBlock> block, model_.LoadBlock(index));
+  const bool last = index + 1 == model_.blocks();
+  if (!last && (spec_.both_inputs || !spec_.quantized_inputs)) {
+    RETURN_IF_ERROR(RunThrough(*block, index + 1, spec_.both_inputs));
+  }
+  Results results;
+  if (solver_ != nullptr) {
+    Tell(index, absl::StrCat("block ", index + 1));
+    RETURN_IF_ERROR(SolveTogether(*block, results));
+  } else {
+    for (const std::vector<BlockLinear>& stage : StagesOf(*block)) {
+      Tell(index, absl::StrCat("block ", index + 1, ": inputs of ", stage.front().module));
+      RETURN_IF_ERROR(SolveStage(*block, stage, results));
+    }
+  }
+  RETURN_IF_ERROR(WriteBlock(*block, index, results));
+  if (!last) {
+    if (spec_.quantized_inputs) RETURN_IF_ERROR(RunThrough(*block, index + 1, false));
+    RETURN_IF_ERROR(OpenNext(index + 1));
+  }
+  ++done_;
+  return absl::OkStatus();
+}
+
+std::vector<std::vector<BlockLinear>> BlockJob::StagesOf(const CalibratedBlock& block) const {
+  std::vector<std::vector<BlockLinear>> stages;
+  for (const BlockLinear& linear : block.linears()) {
+    if (Find(linear.module) == nullptr) continue;
+    const bool joins =
+        !stages.empty() && (!spec_.true_sequential || stages.back().front().input == linear.input);
+    if (!joins) stages.emplace_back();
+    stages.back().push_back(linear);
+  }
+  return stages;
+}
+
+absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<BlockLinear>& stage,
+                                  Results& results) {
+  struct Collected {
+    InputNeeds needs;
+    const BlockLinear* linear;
+    std::unique_ptr<InputStatistics> statistics, samples;
+  };
+  std::map<BlockValue, Collected> collected;
+  for (const BlockLinear& linear : stage) {
+    Collected& at = collected[linear.input];
+    at.needs = Union(at.needs, Find(linear.module)->scheme->Needs());
+    at.linear = &linear;
+  }
+  const int64_t total = std::accumulate(tokens_.begin(), tokens_.end(), int64_t{0});
+  for (auto& [value, at] : collected) {
+    const int64_t cols = at.linear->cols;
+    at.statistics = std::make_unique<InputStatistics>(cols, at.needs, total);
+    at.samples =
+        std::make_unique<InputStatistics>(cols, InputNeeds{.sample_rows = kErrorTokens}, total);
+  }
+  for (int64_t s = 0; s < inputs_->sequences(); ++s) {
+    ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs_->Read(s, false));
+    const BlockPass pass = block.Run(BlockValue::kInput, hidden, stage.back().input);
+    if (job_.stopping()) return job_.Stopped();
+    for (auto& [value, at] : collected) {
+      RETURN_IF_ERROR(Named(*at.linear, at.statistics->Add(pass[value])));
+      RETURN_IF_ERROR(Named(*at.linear, at.samples->Add(pass[value])));
+    }
+  }
+  for (auto& [value, at] : collected) {
+    RETURN_IF_ERROR(Named(*at.linear, at.statistics->Finish()));
+    RETURN_IF_ERROR(at.samples->Finish());
+  }
+  for (const BlockLinear& linear : stage) {
+    const Collected& at = collected.at(linear.input);
+    RETURN_IF_ERROR(SolveLinear(block, linear, *at.statistics, *at.samples, results));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BlockJob::SolveLinear(CalibratedBlock& block, const BlockLinear& linear,
+                                   const InputStatistics& statistics,
+                                   const InputStatistics& samples, Results& results) {
+  const PlannedParameter& parameter = *Find(linear.module);
+  if (job_.stopping()) return job_.Stopped();
+  ASSIGN_OR_RETURN(const Tensor weight, job_.ReadPlain(parameter));
+  SolverControl control{.stopped = [this] { return job_.stopping(); }, .warnings = {}};
+  const InputStats stats = statistics.View(&control);
+  absl::StatusOr<QuantizedTensor> quantized = parameter.scheme->Quantize(weight, &stats);
+  if (absl::IsCancelled(quantized.status())) return job_.Stopped();
+  RETURN_IF_ERROR(Named(linear, quantized.status()));
+  for (const std::string& warning : control.warnings) {
+    job_.Warn(absl::StrCat(linear.module, ": ", warning));
+  }
+  Solved& solved = results[linear.module];
+  solved.tensor = *std::move(quantized);
+  const std::span<const float> rows = samples.View().samples;
+  solved.layer.output_error = OutputError(weight, solved.tensor, rows);
+  solved.layer.rounding_error = RoundingOutputError(weight, solved.tensor, rows);
+  WritePlainRows(solved.tensor, block.Parameter(parameter.source.name));
+  job_.Tell([&](QuantizeProgress& progress) {
+    progress.tensor = linear.module;
+    progress.output_error = solved.layer.output_error;
+    progress.rounding_error = solved.layer.rounding_error;
+  });
+  return absl::OkStatus();
+}
+
+absl::Status BlockJob::SolveTogether(CalibratedBlock& block, Results& results) {
+  std::map<std::string, const Scheme*> schemes;
+  for (const BlockLinear& linear : block.linears()) {
+    const PlannedParameter* parameter = Find(linear.module);
+    if (parameter != nullptr) schemes[linear.module] = parameter->scheme;
+  }
+  if (schemes.empty()) return absl::OkStatus();
+  SolverControl control{.stopped = [this] { return job_.stopping(); }, .warnings = {}};
+  auto solved = solver_->Solve(block, *inputs_, schemes, control);
+  if (absl::IsCancelled(solved.status())) return job_.Stopped();
+  RETURN_IF_ERROR(solved.status());
+  for (const std::string& warning : control.warnings) job_.Warn(warning);
+  for (auto& [module, tensor] : *solved) {
+    WritePlainRows(tensor, block.Parameter(absl::StrCat(module, ".weight")));
+    results[module].tensor = std::move(tensor);
+  }
+  for (const auto& [module, scheme] : schemes) {
+    if (!results.contains(module)) {
+      return absl::InternalError(absl::StrCat("the solver left out ", module));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Tensor> BlockJob::Kept(CalibratedBlock& block, const PlannedParameter& parameter) {
+  ASSIGN_OR_RETURN(Tensor stored, job_.ReadPlain(parameter));
+  const std::span<float> now = block.Parameter(parameter.source.name);
+  if (now.empty()) return stored;
+  std::vector<float> before(now.size());
+  LoadFloats(stored.view(), 0, static_cast<int64_t>(before.size()), before.data());
+  if (std::memcmp(before.data(), now.data(), now.size_bytes()) == 0) return stored;
+  const Tensor changed = ConvertTensor(
+      TensorOf<float>(DType::kF32, stored.shape, std::span<const float>(now)), stored.dtype);
+  LoadFloats(changed.view(), 0, static_cast<int64_t>(now.size()), now.data());
+  return changed;
+}
+
+absl::Status BlockJob::WriteBlock(CalibratedBlock& block, int64_t index, const Results& results) {
+  for (const PlannedParameter* parameter : blocks_[static_cast<size_t>(index)]) {
+    const auto solved = results.find(SplitParameterName(parameter->source.name).module);
+    const bool quantized = parameter->scheme != nullptr && solved != results.end();
+    if (parameter->scheme != nullptr && !quantized) {
+      return absl::InternalError(
+          absl::StrCat(parameter->source.name, " is no linear of its block"));
+    }
+    if (quantized) {
+      ASSIGN_OR_RETURN(const Tensor weight, job_.ReadPlain(*parameter));
+      if (!sink_.IsComplete(*parameter)) {
+        RETURN_IF_ERROR(
+            job_.WriteQuantized(*parameter, weight, solved->second.tensor, solved->second.layer));
+      }
+    } else {
+      ASSIGN_OR_RETURN(const Tensor tensor, Kept(block, *parameter));
+      if (!sink_.IsComplete(*parameter)) RETURN_IF_ERROR(job_.Keep(*parameter, tensor));
+    }
+    RETURN_IF_ERROR(job_.Done(*parameter));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BlockJob::RunThrough(CalibratedBlock& block, int64_t next, bool original) {
+  ASSIGN_OR_RETURN(ActivationWriter file,
+                   ActivationWriter::Create(sink_, InputsName(next, original)));
+  for (int64_t s = 0; s < inputs_->sequences(); ++s) {
+    ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs_->Read(s, original));
+    const BlockPass pass = block.Run(BlockValue::kInput, hidden, BlockValue::kOutput);
+    if (job_.stopping()) return job_.Stopped();
+    RETURN_IF_ERROR(file.Append(pass[BlockValue::kOutput]));
+  }
+  return file.Seal();
+}
+
+}  // namespace quantd

@@ -1,0 +1,75 @@
+// A calibrated job: the blocks of a model one after the other, each on what the one before gives.
+#ifndef QUANTD_QUANTIZERS_BLOCK_JOB_H_
+#define QUANTD_QUANTIZERS_BLOCK_JOB_H_
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "quantizers/activations.h"
+#include "quantizers/calibration_data.h"
+#include "quantizers/input_statistics.h"
+#include "quantizers/job.h"
+
+namespace quantd {
+
+// For every block: statistics of its linears' inputs stage by stage, the solver, the new weights in
+// the place of the old ones, and the block's outputs for the next. A block's parameters are written
+// when all of them are known. After a kill, the first block whose inputs are still there is done
+// again; matrices that were written before are not written twice.
+class BlockJob {
+ public:
+  BlockJob(Job& job, const JobPlan& plan, const Recipe& recipe, CheckpointSink& sink,
+           const CalibrationData& data);
+  absl::Status Run();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Solved {
+    QuantizedTensor tensor;
+    LayerReport layer;  // errors on the calibration set
+  };
+  using Results = std::map<std::string, Solved>;  // by module
+
+  absl::Status LoadSequences();
+  // The first block that is not done, with its inputs open.
+  absl::StatusOr<int64_t> FindStart();
+  absl::Status EmbedAll();
+  absl::Status DoBlock(int64_t index);
+  // Linears of one input each, or all at once.
+  std::vector<std::vector<BlockLinear>> StagesOf(const CalibratedBlock& block) const;
+  absl::Status SolveStage(CalibratedBlock& block, const std::vector<BlockLinear>& stage,
+                          Results& results);
+  absl::Status SolveLinear(CalibratedBlock& block, const BlockLinear& linear,
+                           const InputStatistics& statistics, const InputStatistics& samples,
+                           Results& results);
+  absl::Status SolveTogether(CalibratedBlock& block, Results& results);
+  absl::Status WriteBlock(CalibratedBlock& block, int64_t index, const Results& results);
+  // A parameter that is not quantized, as the solver left it.
+  absl::StatusOr<Tensor> Kept(CalibratedBlock& block, const PlannedParameter& parameter);
+  absl::Status RunThrough(CalibratedBlock& block, int64_t next, bool original);
+  absl::Status OpenNext(int64_t next);
+  absl::Status Named(const BlockLinear& linear, const absl::Status& status) const;
+  void Tell(int64_t index, const std::string& what);
+  const PlannedParameter* Find(const std::string& module) const;
+
+  Job& job_;
+  const CalibrationSpec spec_;
+  const BlockSolver* const solver_;
+  CheckpointSink& sink_;
+  const CalibrationData& data_;
+  BlockModel& model_;
+  std::map<std::string, const PlannedParameter*> planned_;    // by name
+  std::vector<std::vector<const PlannedParameter*>> blocks_;  // as the plan orders them
+  TokenSequences sequences_;
+  std::vector<int64_t> tokens_;
+  std::unique_ptr<BlockActivations> inputs_;
+  int64_t done_ = 0;  // blocks of this run
+  Clock::time_point started_, block_started_;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_QUANTIZERS_BLOCK_JOB_H_

@@ -1,0 +1,226 @@
+// Blocks for calibration: the same numbers as the architectures, gradients as finite differences
+// have them, and texts cut as they should be.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "core/parallel.h"
+#include "memory_source.h"
+#include "models/calibration/block_model.h"
+#include "models/calibration/calibration_set.h"
+#include "reference_forward.h"
+
+namespace quantd {
+namespace {
+
+constexpr int64_t kTokens = 13;
+
+std::vector<int32_t> Ids(int64_t count, int64_t vocabulary) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < count; ++i) ids.push_back(static_cast<int32_t>(i * 31 % vocabulary));
+  return ids;
+}
+
+std::vector<float> ThroughAllBlocks(BlockModel& model, const std::vector<int32_t>& ids) {
+  std::vector<float> hidden = *model.Embed(ids);
+  for (int64_t i = 0; i < model.blocks(); ++i) {
+    const auto block = *model.LoadBlock(i);
+    hidden = block->Run(BlockValue::kInput, hidden, BlockValue::kOutput)[BlockValue::kOutput];
+  }
+  return hidden;
+}
+
+// Final norm and head in double.
+std::vector<float> Logits(const MemorySource& source, const std::vector<float>& hidden) {
+  const ModelConfig& config = source.config();
+  const int64_t width = config.hidden_size, vocabulary = config.vocab_size;
+  const std::vector<float> norm = source.Floats("model.norm.weight");
+  const std::vector<float> head =
+      source.Floats(config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
+  std::vector<float> logits;
+  for (size_t t = 0; t < hidden.size() / static_cast<size_t>(width); ++t) {
+    const float* x = hidden.data() + t * width;
+    double squares = 0;
+    for (int64_t i = 0; i < width; ++i) squares += static_cast<double>(x[i]) * x[i];
+    const double factor = 1 / std::sqrt(squares / width + config.norm_eps);
+    for (int64_t v = 0; v < vocabulary; ++v) {
+      double sum = 0;
+      for (int64_t i = 0; i < width; ++i) sum += x[i] * factor * norm[i] * head[v * width + i];
+      logits.push_back(static_cast<float>(sum));
+    }
+  }
+  return logits;
+}
+
+TEST(DenseBlock, ComputesWhatTheDecoderDoes) {
+  for (const bool bias : {false, true}) {
+    ModelConfig config = TinyDecoderConfig();
+    config.attention_bias = bias;
+    const auto source = RandomDecoder(config, 7);
+    const std::vector<int32_t> ids = Ids(kTokens, config.vocab_size);
+    const std::vector<double> expected = ReferenceLogits(*source, ids);
+    auto model = *OpenBlockModel(RandomDecoder(config, 7), {.positions = kTokens});
+    EXPECT_LT(RelativeError(Logits(*source, ThroughAllBlocks(*model, ids)), expected), 1e-5);
+  }
+}
+
+TEST(DenseBlock, ComputesWhatTheEncoderDoes) {
+  const auto source = RandomEncoder(TinyEncoderConfig(), 7);
+  const std::vector<int32_t> ids = Ids(kTokens, source->config().vocab_size);
+  auto model = *OpenBlockModel(RandomEncoder(TinyEncoderConfig(), 7), {.positions = kTokens});
+  EXPECT_LT(RelativeError(ThroughAllBlocks(*model, ids), ReferenceHiddenStates(*source, ids)),
+            1e-5);
+}
+
+// sum of outputs times fixed numbers: a loss whose gradient by the outputs is known.
+double Loss(CalibratedBlock& block, const std::vector<float>& hidden,
+            const std::vector<float>& by_output) {
+  const BlockPass pass = block.Run(BlockValue::kInput, hidden, BlockValue::kOutput);
+  double loss = 0;
+  for (size_t i = 0; i < by_output.size(); ++i) {
+    loss += static_cast<double>(pass[BlockValue::kOutput][i]) * by_output[i];
+  }
+  return loss;
+}
+
+void CheckGradients(BlockModel& model, int64_t vocabulary) {
+  const std::vector<float> hidden = *model.Embed(Ids(kTokens, vocabulary));
+  const auto block = *model.LoadBlock(0);
+  std::mt19937 random(3);
+  std::vector<float> by_output(hidden.size());
+  for (float& v : by_output) v = static_cast<float>(static_cast<int>(random() % 201) - 100) * 0.01f;
+  BlockGradients gradients;
+  for (const BlockLinear& linear : block->linears()) gradients[linear.module] = {};
+  const BlockPass pass = block->Run(BlockValue::kInput, hidden, BlockValue::kOutput);
+  block->Backward(pass, by_output, gradients);
+  for (const BlockLinear& linear : block->linears()) {
+    const std::vector<float>& gradient = gradients[linear.module];
+    ASSERT_EQ(gradient.size(), static_cast<size_t>(linear.rows * linear.cols)) << linear.module;
+    const std::span<float> weight = block->Parameter(absl::StrCat(linear.module, ".weight"));
+    // Along the gradient, and along one at random.
+    for (const bool along : {true, false}) {
+      std::vector<float> direction(gradient.size());
+      double length = 0, slope = 0;
+      for (size_t i = 0; i < direction.size(); ++i) {
+        direction[i] = along ? gradient[i] : static_cast<float>(static_cast<int>(random() % 3) - 1);
+        length += static_cast<double>(direction[i]) * direction[i];
+      }
+      const double step = 1e-2 / std::sqrt(length);
+      const std::vector<float> before(weight.begin(), weight.end());
+      double ends[2];
+      for (const int side : {0, 1}) {
+        for (size_t i = 0; i < before.size(); ++i) {
+          weight[i] = static_cast<float>(before[i] + (side == 0 ? -step : step) * direction[i]);
+        }
+        ends[side] = Loss(*block, hidden, by_output);
+      }
+      std::copy(before.begin(), before.end(), weight.begin());
+      for (size_t i = 0; i < direction.size(); ++i) {
+        slope += static_cast<double>(direction[i]) * gradient[i];
+      }
+      const double measured = (ends[1] - ends[0]) / (2 * step);
+      double norm = 0;
+      for (const float g : gradient) norm += static_cast<double>(g) * g;
+      EXPECT_NEAR(measured, slope, 5e-3 * std::sqrt(norm * length)) << linear.module << along;
+      EXPECT_GT(norm, 0) << linear.module;
+    }
+  }
+}
+
+TEST(DenseBlock, GradientsAreThoseOfFiniteDifferences) {
+  ModelConfig config = TinyDecoderConfig();
+  config.attention_bias = true;
+  auto decoder = *OpenBlockModel(RandomDecoder(config, 5), {.positions = kTokens});
+  CheckGradients(*decoder, config.vocab_size);
+  auto encoder = *OpenBlockModel(RandomEncoder(TinyEncoderConfig(), 5), {.positions = kTokens});
+  CheckGradients(*encoder, TinyEncoderConfig().vocab_size);
+}
+
+TEST(DenseBlock, RunsHalvesFromTheirInputs) {
+  auto model = *OpenBlockModel(RandomDecoder(TinyDecoderConfig(), 5), {.positions = kTokens});
+  const std::vector<float> hidden = *model->Embed(Ids(kTokens, TinyDecoderConfig().vocab_size));
+  const auto block = *model->LoadBlock(1);
+  const BlockPass whole = block->Run(BlockValue::kInput, hidden, BlockValue::kOutput);
+  using V = BlockValue;
+  for (const auto& [from, until] : {std::pair{V::kAttentionInput, V::kAttentionOutput},
+                                    {V::kAttended, V::kAttentionOutput},
+                                    {V::kMlpInput, V::kMlpOutput},
+                                    {V::kMlpHidden, V::kMlpOutput}}) {
+    EXPECT_EQ(block->Run(from, whole[from], until)[until], whole[until]);
+  }
+}
+
+TEST(CalibrationText, IsPlainOrRecords) {
+  EXPECT_EQ(ParseCalibrationText("{ a brace\nmore")->samples.size(), 1u);
+  const auto records =
+      ParseCalibrationText("\n{\"text\": \"a\\nb\"}\r\n\n{\"text\":\"c\",\"x\":1}\n");
+  ASSERT_TRUE(records.ok()) << records.status();
+  EXPECT_TRUE(records->is_records);
+  EXPECT_EQ(records->samples, (std::vector<std::string>{"a\nb", "c"}));
+  const auto refused = [](const std::string& text, absl::string_view part) {
+    const absl::Status status = ParseCalibrationText(text).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_NE(status.message().find(part), absl::string_view::npos) << status;
+  };
+  refused("", "empty");
+  refused(" \n\t", "empty");
+  refused(std::string("abc\xc3(", 5), "byte 3");
+  refused("{\"text\": \"a\"}\n{\"test\": 1}\n", "line 2");
+  refused("{\"text\": \"a\"}\nplain\n", "line 2");
+}
+
+TEST(CalibrationSet, CutsWindowsAndRecords) {
+  auto source = RandomDecoder(TinyDecoderConfig(), 5);
+  source->SetSideFile("tokenizer.json", WordTokenizerJson(97));
+  std::string text;
+  for (int i = 0; i < 95; ++i) absl::StrAppend(&text, "t", i, " ");
+  const CalibrationSpec spec = {.nsamples = 4, .seqlen = 10};
+  const auto set = CutCalibrationText(*source, *ParseCalibrationText(text), spec);
+  ASSERT_TRUE(set.ok()) << set.status();
+  ASSERT_EQ(set->sequences.size(), 4u);
+  EXPECT_TRUE(set->warnings.empty());
+  // 9 windows; every second one and a bit.
+  const std::vector<int32_t> starts = {0, 20, 40, 60};
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(set->sequences[i].size(), 10u);
+    EXPECT_EQ(set->sequences[i][0], starts[i]);
+  }
+  const auto few = CutCalibrationText(*source, *ParseCalibrationText(text), {.seqlen = 40});
+  EXPECT_EQ(few->sequences.size(), 2u);
+  EXPECT_EQ(few->warnings.size(), 1u);
+  const auto shorter = CutCalibrationText(*source, *ParseCalibrationText("t1 t2"), spec);
+  EXPECT_TRUE(absl::IsInvalidArgument(shorter.status()));
+  EXPECT_NE(shorter.status().message().find("2 tokens"), absl::string_view::npos);
+  const auto records = CutCalibrationText(
+      *source,
+      *ParseCalibrationText(absl::StrCat("{\"text\":\"t1 t2\"}\n{\"text\":\"", text, "\"}")), spec);
+  ASSERT_TRUE(records.ok()) << records.status();
+  ASSERT_EQ(records->sequences.size(), 1u);
+  EXPECT_EQ(records->sequences[0].size(), 10u);
+}
+
+TEST(CalibrationSet, ModelsWriteTheirOwn) {
+  const ModelConfig config = TinyDecoderConfig();
+  const CalibrationSpec spec = {.nsamples = 18, .seqlen = 12};
+  const auto write = [&](uint64_t seed, int threads) {
+    SetComputeThreads(threads);
+    auto text = WriteOwnText(RandomDecoder(config, 5), spec, {.seed = seed});
+    SetComputeThreads(0);
+    EXPECT_TRUE(text.ok()) << text.status();
+    return *text;
+  };
+  const TokenSequences text = write(1, 1);
+  ASSERT_EQ(text.size(), 18u);
+  for (const auto& sequence : text) {
+    ASSERT_EQ(sequence.size(), 12u);
+    for (const int32_t id : sequence) EXPECT_TRUE(id >= 0 && id < config.vocab_size);
+  }
+  EXPECT_EQ(write(1, 3), text);
+  EXPECT_NE(write(2, 1), text);
+  EXPECT_NE(text[0], text[1]);
+}
+
+}  // namespace
+}  // namespace quantd
