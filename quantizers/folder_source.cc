@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/huggingface/checkpoint_folder.h"
+#include "quantizers/codecs/awq_config.h"
 #include "quantizers/codecs/gptq_config.h"
 #include "quantizers/codecs/quantization_config.h"
 #include "quantizers/codecs/quanto_config.h"
@@ -166,6 +167,12 @@ absl::StatusOr<std::string> QuantizationConfigOf(const Directory& directory,
     ASSIGN_OR_RETURN(const std::shared_ptr<const File> file, directory.OpenFile(kGptqFile));
     ASSIGN_OR_RETURN(const std::string text, file->ReadAll(kMapLimit));
     return GptqConfigOfFile(text);
+  }
+  constexpr char kAwqFile[] = "quant_config.json";
+  if (config.quantization_config.empty() && directory.Contains(kAwqFile)) {
+    ASSIGN_OR_RETURN(const std::shared_ptr<const File> file, directory.OpenFile(kAwqFile));
+    ASSIGN_OR_RETURN(const std::string text, file->ReadAll(kMapLimit));
+    return AwqConfigOfFile(text);
   }
   return config.quantization_config;
 }

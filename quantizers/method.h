@@ -123,6 +123,8 @@ Method HqqMethod();
 Method GptqMethod();
 Method QuantoMethod();
 Method BitNetMethod();
+Method AwqMethod();
+Method AutoRoundMethod();
 
 // Transformers' rule for skip lists: a pattern matches as a regex anchored at the start that ends
 // at a dot boundary, or as a suffix of the module name

@@ -24,6 +24,8 @@ const std::vector<Method>& Table() {
       GptqMethod(),
       QuantoMethod(),
       BitNetMethod(),
+      AwqMethod(),
+      AutoRoundMethod(),
       GgufMethod(),
   };
   return *table;
@@ -35,6 +37,9 @@ absl::string_view Canonical(absl::string_view name) {
   if (name == "bnb") return "bitsandbytes";
   if (name == "compressed_tensors") return "compressed-tensors";
   if (name == "optimum-quanto") return "quanto";
+  if (name == "auto-round" || name == "auto_round" || name == "intel/auto-round") {
+    return "autoround";
+  }
   return name;
 }
 

@@ -105,6 +105,12 @@ absl::StatusOr<AwqConfig> ParseAwqConfig(const std::string& json) {
   return config;
 }
 
+absl::StatusOr<std::string> AwqConfigOfFile(const std::string& json) {
+  ASSIGN_OR_RETURN(nlohmann::json document, ParseStrictJsonObject(json, "quant_config.json"));
+  document["quant_method"] = "awq";
+  return document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 std::string WriteAwqConfig(const AwqConfig& config) {
   nlohmann::json json = {{"quant_method", "awq"},
                          {"bits", config.bits},

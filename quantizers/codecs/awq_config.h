@@ -37,6 +37,9 @@ struct AwqConfig {
 // INVALID_ARGUMENT names the key, found and expected. Keys that do not change what the tensors mean
 // are ignored, as upstream does.
 absl::StatusOr<AwqConfig> ParseAwqConfig(const std::string& json);
+// The quantization_config that the file quant_config.json of old AutoAWQ checkpoints stands for:
+// its keys and the quant_method "awq". INVALID_ARGUMENT unless it is a JSON object.
+absl::StatusOr<std::string> AwqConfigOfFile(const std::string& json);
 // Every key, as AutoAWQ writes it.
 std::string WriteAwqConfig(const AwqConfig& config);
 

@@ -9,6 +9,7 @@
 #include "core/float_types.h"
 #include "core/parallel.h"
 #include "quantizers/solvers/block_walk.h"
+#include "quantizers/solvers/half_products.h"
 #include "quantizers/solvers/rounding.h"
 
 namespace quantd {
@@ -47,21 +48,6 @@ struct Rounding {
   float Rounded(float value) const { return Half((Code(value) - zero) * scale); }
 };
 
-// The sum of x * w with every product rounded, in sixteen lanes.
-float SumOfProducts(const float* x, const float* w, int64_t count) {
-  constexpr int kLanes = 16;
-  float lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int k = 0; k < kLanes; ++k) lanes[k] += Half(x[i + k] * w[i + k]);
-  }
-  for (int k = 0; i < count; ++i, ++k) lanes[k] += Half(x[i] * w[i]);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int k = 0; k < width; ++k) lanes[k] += lanes[k + width];
-  }
-  return Half(lanes[0]);
-}
-
 // The search of one group of one row.
 class ClipSearch {
  public:
@@ -73,6 +59,7 @@ class ClipSearch {
         tokens_(tokens),
         stride_(stride),
         reference_(static_cast<size_t>(tokens)),
+        outputs_(reference_.size()),
         clipped_(static_cast<size_t>(group)),
         rounded_(static_cast<size_t>(group)) {}
 
@@ -81,9 +68,7 @@ class ClipSearch {
     constexpr int kTries = 10;  // down to half the magnitude
     float largest = 0;
     for (int64_t i = 0; i < group_; ++i) largest = std::max(largest, std::abs(weights[i]));
-    for (int64_t t = 0; t < tokens_; ++t) {
-      reference_[t] = SumOfProducts(samples_ + t * stride_, weights, group_);
-    }
+    Outputs(weights, reference_);
     float best = largest;
     float least = std::numeric_limits<float>::infinity();
     for (int k = 0; k < kTries; ++k) {
@@ -101,21 +86,26 @@ class ClipSearch {
     for (int64_t i = 0; i < group_; ++i) clipped_[i] = std::clamp(weights[i], -limit, limit);
     const Rounding rounding(clipped_.data(), group_, spec_);
     for (int64_t i = 0; i < group_; ++i) rounded_[i] = rounding.Rounded(clipped_[i]);
+    Outputs(rounded_.data(), outputs_);
     float sum = 0;
     for (int64_t t = 0; t < tokens_; ++t) {
-      const float output = SumOfProducts(samples_ + t * stride_, rounded_.data(), group_);
-      const float difference = Half(output - reference_[t]);
+      const float difference = Half(outputs_[t] - reference_[t]);
       sum += Half(difference * difference);
     }
     return Half(sum / static_cast<float>(tokens_));
   }
 
+  void Outputs(const float* weights, std::vector<float>& out) const {
+    products_.sums(samples_, stride_, tokens_, weights, group_, out.data());
+  }
+
+  const HalfProducts& products_ = BestHalfProducts();
   const AwqSpec& spec_;
   int64_t group_;
   const float* samples_;
   int64_t tokens_;
   int64_t stride_;
-  std::vector<float> reference_, clipped_, rounded_;
+  std::vector<float> reference_, outputs_, clipped_, rounded_;
 };
 
 // Calls body(row, first column) for every group, in parallel over rows.

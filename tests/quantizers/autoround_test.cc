@@ -91,6 +91,28 @@ TEST_P(AutoRoundGolden, RoundsToUpstreamsBytes) {
   EXPECT_EQ(Difference(MemoryModule::ToMap(*codec->Encode(*weight)), Read("quantized")), "");
 }
 
+TEST_P(AutoRoundGolden, QuantizesToUpstreamsBytes) {
+  const nlohmann::json params = Params();
+  const TensorMap input = Read("input");
+  if (!input.contains("weight") || input.contains("v")) {
+    GTEST_SKIP() << "the variant has no input, or a trained one";
+  }
+  std::string format = params["packing"];
+  if (format == "auto_gptq" || format == "auto_awq") format = "auto_round:" + format;
+  const bool searched = params["how"].get<std::string>().find("opt") != std::string::npos;
+  const auto recipe = MakeRecipe("autoround", {{"bits", params["bits"].dump()},
+                                               {"group_size", params["group_size"].dump()},
+                                               {"sym", params["sym"].dump()},
+                                               {"format", format},
+                                               {"iters", "0"},
+                                               {"disable_opt_rtn", searched ? "false" : "true"}});
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const TensorMap ours = QuantizeAndEncode(**recipe, input.at("weight"));
+  // The plain packing of 4 bits is AWQ's when the method chooses it.
+  if (format == "auto_round" && params["bits"] == 4) return;
+  EXPECT_EQ(Difference(ours, Read("quantized")), "");
+}
+
 INSTANTIATE_TEST_SUITE_P(Upstream, AutoRoundGolden,
                          testing::ValuesIn(GoldenVariants("autoround", "linear-")));
 
@@ -213,6 +235,86 @@ TEST(SignRound, TheSearchIsNoWorseThanRounding) {
                 QuantizeSearchedRound(weight, spec, {})->codes);
     }
   }
+}
+
+nlohmann::json ConfigOf(const std::map<std::string, std::string>& options) {
+  const auto recipe = MakeRecipe("autoround", options);
+  EXPECT_TRUE(recipe.ok()) << recipe.status();
+  return nlohmann::json::parse((*recipe)->QuantizationConfig(ModelConfig()));
+}
+
+TEST(AutoRoundMethod, TheFormatChoosesThePacking) {
+  const auto packing = [](std::map<std::string, std::string> options) {
+    return ConfigOf(options)["packing_format"].get<std::string>();
+  };
+  EXPECT_EQ(packing({}), "auto_round:auto_gptq");
+  EXPECT_EQ(packing({{"sym", "false"}}), "auto_round:auto_awq");
+  EXPECT_EQ(packing({{"sym", "false"}, {"bits", "2"}}), "auto_round");
+  EXPECT_EQ(packing({{"sym", "false"}, {"layer_config", R"({"down_proj": {"bits": 8}})"}}),
+            "auto_round");
+  EXPECT_EQ(packing({{"sym", "false"}, {"layer_config", R"({"down_proj": {"bits": 16}})"}}),
+            "auto_round:auto_awq");
+  EXPECT_EQ(packing({{"format", "auto_round:gptqmodel"}}), "auto_round:gptqmodel");
+}
+
+TEST(AutoRoundMethod, WritesTheConfigsOfAutoRound) {
+  EXPECT_EQ(ConfigOf({{"iters", "20"}}), nlohmann::json::parse(R"({"autoround_version": "0.16.1",
+      "bits": 4, "block_name_to_quantize": "model.layers", "data_type": "int", "group_size": 128,
+      "iters": 20, "packing_format": "auto_round:auto_gptq", "quant_method": "auto-round",
+      "sym": true})"));
+  EXPECT_EQ(ConfigOf({{"iters", "20"}, {"format", "auto_gptq"}}),
+            nlohmann::json::parse(R"({"autoround_version": "0.16.1", "bits": 4,
+      "damp_percent": 0.01, "data_type": "int", "desc_act": false, "group_size": 128, "iters": 20,
+      "lm_head": false, "provider": "auto-round", "quant_method": "gptq", "sym": true,
+      "true_sequential": false})"));
+  EXPECT_EQ(ConfigOf({{"iters", "20"}, {"format", "auto_awq"}, {"sym", "false"}}),
+            nlohmann::json::parse(R"({"autoround_version": "0.16.1", "bits": 4,
+      "data_type": "int", "group_size": 128, "iters": 20, "modules_to_not_convert": ["lm_head"],
+      "provider": "auto-round", "quant_method": "awq", "sym": false,
+      "to_quant_block_names": "model.layers", "version": "gemm", "zero_point": true})"));
+  EXPECT_EQ(ConfigOf({{"iters", "0"}})["enable_quanted_input"], false);
+}
+
+// What is exported for GPTQ and AWQ reads back as such.
+TEST(AutoRoundMethod, ExportsAreReadByTheirOwnCodecs) {
+  std::vector<float> values;
+  for (int i = 0; i < 64 * 128; ++i) values.push_back(std::cos(static_cast<float>(i * i)));
+  const Tensor weight = Matrix(DType::kF16, {64, 128}, values);
+  for (const char* format : {"auto_gptq", "auto_awq"}) {
+    const auto recipe =
+        *MakeRecipe("autoround", {{"format", format}, {"iters", "0"}, {"sym", "false"}});
+    const TensorMap stored = QuantizeAndEncode(*recipe, weight);
+    const auto codec = CodecFor(ConfigWith(recipe->QuantizationConfig(ModelConfig()), DType::kF16));
+    ASSERT_TRUE(codec.ok()) << codec.status();
+    const auto decoded = (*codec)->Decode(MemoryModule(stored));
+    ASSERT_TRUE(decoded.ok()) << decoded.status();
+    EXPECT_EQ(Dequantize(*decoded),
+              Dequantize(*QuantizeSignRound(weight, {.sym = false}, nullptr)));
+    EXPECT_EQ(Difference(MemoryModule::ToMap(*(*codec)->Encode(*decoded)), stored), "");
+  }
+}
+
+TEST(AutoRoundMethod, RefusesWhatCannotBeStoredOrTrained) {
+  const auto status = [](const std::map<std::string, std::string>& options) {
+    return std::string(MakeRecipe("autoround", options).status().message());
+  };
+  EXPECT_THAT(status({{"format", "auto_awq"}, {"bits", "8"}}), HasSubstr("auto_awq stores 4"));
+  EXPECT_THAT(status({{"format", "auto_round:auto_awq"}, {"bits", "3"}}), HasSubstr("4 to 7"));
+  EXPECT_THAT(status({{"format", "auto_gptq"}, {"layer_config", R"({"a": {"bits": 8}})"}}),
+              HasSubstr("layer_config"));
+  EXPECT_THAT(status({{"layer_config", "[]"}}), HasSubstr("JSON object"));
+  EXPECT_THAT(status({{"layer_config", R"({"a": {"bits": "8"}})"}}), HasSubstr("a.bits"));
+  EXPECT_THAT(status({{"nsamples", "0"}}), HasSubstr("nsamples"));
+  EXPECT_THAT(status({{"iters", "-1"}}), HasSubstr("iters"));
+  const auto recipe = *MakeRecipe("autoround", {});
+  ModuleInfo info;
+  info.name = "model.layers.0.mlp.up_proj";
+  info.layer = 0;
+  const Scheme* scheme = recipe->SchemeFor(info, ModelConfig());
+  EXPECT_THAT(
+      std::string(scheme->Quantize(MakeTensor(DType::kF16, {32, 128}), nullptr).status().message()),
+      HasSubstr("set iters to 0"));
+  EXPECT_THAT(std::string(scheme->CheckShape(33, 128).message()), HasSubstr("multiples of 32"));
 }
 
 TEST(AutoRoundTensors, EveryWidthAndPackingComesBack) {

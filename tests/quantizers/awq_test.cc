@@ -8,7 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/float_types.h"
+#include "quantizers/pipeline.h"
 #include "quantizers/solvers/activation_aware.h"
+#include "quantizers/solvers/half_products.h"
 #include "quantizers/solvers/rounding.h"
 #include "tests/quantizers/golden.h"
 
@@ -106,6 +108,28 @@ TEST_P(AwqGolden, SearchesAsUpstream) {
             "");
 }
 
+// Through the door for one matrix; column factors have no place there.
+TEST_P(AwqGolden, QuantizesToUpstreamsBytes) {
+  const TensorMap input = Read("input");
+  if (!input.contains("weight") || Read("expected").contains("awq_scale")) {
+    GTEST_SKIP() << "the variant has no input, or scaled columns";
+  }
+  const nlohmann::json params = ReadJson(Folder() + "/meta.json")["params"];
+  const bool clips = params["search"] == "clip";
+  const auto recipe = MakeRecipe("awq", {{"group_size", params["group_size"].dump()},
+                                         {"zero_point", params["zero_point"].dump()},
+                                         {"version", params["version"].get<std::string>()},
+                                         {"apply_scale", "false"},
+                                         {"apply_clip", clips ? "true" : "false"}});
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  std::optional<TensorView> calibration;
+  if (clips) calibration = input.at("X").view();
+  const auto quantized =
+      QuantizeMatrix(input.at("weight"), calibration ? &*calibration : nullptr, **recipe, nullptr);
+  ASSERT_TRUE(quantized.ok()) << quantized.status();
+  EXPECT_EQ(Difference(MemoryModule::ToMap(quantized->tensors), Read("quantized")), "");
+}
+
 INSTANTIATE_TEST_SUITE_P(Upstream, AwqGolden, testing::ValuesIn(GoldenVariants("awq", "linear-")));
 
 // The arithmetic of the searches rounds as the conversion to float16 does.
@@ -123,6 +147,33 @@ TEST(InFloat16, RoundsEveryKindOfNumber) {
   for (const float value : {65503.0f, 65519.99f, 65520.0f, 0x1p-24f, 0x1p-25f, 0x1.8p-25f, 0x1p-14f,
                             0x1.ffep-15f, 0x1.fffp-15f}) {
     EXPECT_EQ(InFloat16::Round(-value), FloatFromF16(F16FromFloat(-value))) << value;
+  }
+}
+
+// Every instruction set gives the bits that the definition gives.
+TEST(HalfProducts, AreTheSameInEveryVariant) {
+  constexpr int64_t kStride = 140;
+  std::vector<float> x, w;
+  for (int i = 0; i < 5 * kStride; ++i) {
+    x.push_back(
+        InFloat16::Round(std::sin(static_cast<float>(i * i)) * std::ldexp(1.0f, i % 24 - 14)));
+    w.push_back(InFloat16::Round(std::cos(static_cast<float>(3 * i * i)) * 0.1f));
+  }
+  for (const int64_t count : {1, 8, 16, 33, 128}) {
+    for (const HalfProducts* const* variant = AllHalfProducts(); *variant != nullptr; ++variant) {
+      float sums[5];
+      (*variant)->sums(x.data(), kStride, 5, w.data(), count, sums);
+      for (int64_t t = 0; t < 5; ++t) {
+        float lanes[16] = {};
+        for (int64_t i = 0; i < count; ++i) {
+          lanes[i % 16] += FloatFromF16(F16FromFloat(x[t * kStride + i] * w[i]));
+        }
+        for (int width = 8; width > 0; width /= 2) {
+          for (int k = 0; k < width; ++k) lanes[k] += lanes[k + width];
+        }
+        EXPECT_EQ(sums[t], FloatFromF16(F16FromFloat(lanes[0]))) << (*variant)->isa << " " << count;
+      }
+    }
   }
 }
 
@@ -149,6 +200,16 @@ TEST(AwqConfigs, ReadsEverySpellingOfAVersion) {
   EXPECT_EQ(Parse("")->version, AwqVersion::kGemm);
   const auto old = Parse(R"("w_bit": 4, "q_group_size": 64, "version": "GEMV")");
   EXPECT_EQ(old->group_size, 64);
+}
+
+TEST(AwqConfigs, ReadsTheFileOfOldCheckpoints) {
+  const auto text =
+      AwqConfigOfFile(R"({"zero_point": true, "q_group_size": 64, "w_bit": 4, "version": "GEMM"})");
+  ASSERT_TRUE(text.ok()) << text.status();
+  const auto config = ParseAwqConfig(*text);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->group_size, 64);
+  EXPECT_EQ(AwqConfigOfFile("[]").status().code(), StatusCode::kInvalidArgument);
 }
 
 TEST(AwqConfigs, RefusesWhatCannotBe) {
@@ -253,6 +314,37 @@ TEST(AwqLayouts, Bf16ScalesComeBack) {
   ASSERT_TRUE(decoded.ok()) << decoded.status();
   EXPECT_EQ(decoded->dequantized_dtype, DType::kF16);
   EXPECT_EQ(Difference(MemoryModule::ToMap(*codec.Encode(*decoded)), stored), "");
+}
+
+TEST(AwqMethod, WritesTheConfigOfAutoAwq) {
+  const auto recipe = *MakeRecipe("awq", {{"modules_to_not_convert", "v_proj"}});
+  EXPECT_EQ(nlohmann::json::parse(recipe->QuantizationConfig(ModelConfig())),
+            nlohmann::json::parse(R"({"quant_method": "awq", "bits": 4, "group_size": 128,
+                "zero_point": true, "version": "gemm", "modules_to_not_convert": ["v_proj"]})"));
+  ModuleInfo info;
+  info.layer = 0;
+  info.name = "model.layers.0.self_attn.v_proj";
+  EXPECT_EQ(recipe->SchemeFor(info, ModelConfig()), nullptr);
+  info.name = "model.layers.0.mlp.up_proj";
+  EXPECT_NE(recipe->SchemeFor(info, ModelConfig()), nullptr);
+  info.name = "lm_head";
+  info.layer = -1;
+  EXPECT_EQ(recipe->SchemeFor(info, ModelConfig()), nullptr);
+}
+
+TEST(AwqMethod, RefusesWhatNoLayoutHolds) {
+  const auto status = [](const std::map<std::string, std::string>& options) {
+    return std::string(MakeRecipe("awq", options).status().message());
+  };
+  EXPECT_THAT(status({{"version", "gemv"}, {"bits", "8"}}), HasSubstr("gemv stores 4"));
+  EXPECT_THAT(status({{"version", "marlin"}}), HasSubstr("zero_point"));
+  EXPECT_THAT(status({{"group_size", "0"}}), HasSubstr("group_size"));
+  EXPECT_THAT(status({{"max_calib_samples", "0"}}), HasSubstr("max_calib_samples"));
+  const auto recipe = *MakeRecipe("awq", {});
+  const auto none =
+      QuantizeMatrix(MakeTensor(DType::kF16, {8, 128}), nullptr, *recipe, nullptr).status();
+  EXPECT_EQ(none.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(none.message()), HasSubstr("calibration"));
 }
 
 TEST(AwqTensors, WrongOnesAreRefusedByName) {

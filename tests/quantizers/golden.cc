@@ -130,6 +130,7 @@ TensorMap QuantizeAndEncode(const Recipe& recipe, const Tensor& weight, const st
   info.name = module;
   info.rows = weight.shape[0];
   info.cols = weight.shape[1];
+  info.layer = 0;
   const Scheme* scheme = recipe.SchemeFor(info, ConfigWith("", weight.dtype));
   EXPECT_NE(scheme, nullptr) << module << " is kept";
   if (scheme == nullptr) return {};

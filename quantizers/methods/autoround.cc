@@ -1,0 +1,364 @@
+// AutoRound: integers whose rounding is trained block by block, or found without data (iters 0), in
+// auto-round's own packings and in those of GPTQ and AWQ.
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <tuple>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "nlohmann/json.hpp"
+#include "quantizers/codecs/autoround.h"
+#include "quantizers/method.h"
+#include "quantizers/methods/autoround_block.h"
+
+namespace quantd {
+namespace {
+
+constexpr char kVersion[] = "0.16.1";
+
+// The checkpoints that auto-round exports to.
+enum class AutoRoundFormat { kAutoRound, kAutoGptq, kAutoAwq };
+
+struct AutoRoundOptions {
+  AutoRoundConfig config;
+  AutoRoundFormat format = AutoRoundFormat::kAutoRound;
+  nlohmann::json extra_config = nlohmann::json::object();  // as given
+  AutoRoundTraining training;
+  CalibrationSpec calibration;
+  bool disable_opt_rtn = false;
+};
+
+// Takes the place of a scheme where two patterns give a module different ones.
+class DisagreeingScheme : public Scheme {
+ public:
+  std::string Describe() const override { return "two entries of layer_config"; }
+  absl::Status CheckShape(int64_t, int64_t) const override {
+    return absl::InvalidArgumentError(
+        "two patterns of layer_config match the module and disagree; name it itself");
+  }
+  absl::StatusOr<QuantizedTensor> Quantize(const TensorView&, const InputStats*) const override {
+    return CheckShape(0, 0);
+  }
+};
+
+class AutoRoundRecipe : public Recipe {
+ public:
+  explicit AutoRoundRecipe(AutoRoundOptions options)
+      : options_(std::move(options)), solver_(options_.training), codec_(options_.config) {
+    AddScheme(options_.config.layer);
+    for (const AutoRoundOverride& entry : options_.config.extra_config) {
+      AddScheme(entry.Applied(options_.config.layer));
+    }
+  }
+
+  absl::string_view method() const override { return "autoround"; }
+
+  // Linears of blocks; others only by name.
+  const Scheme* SchemeFor(const ModuleInfo& module, const ModelConfig&) const override {
+    if (!module.is_linear || module.is_tied) return nullptr;
+    if (module.layer < 0 && !IsNamed(module.name)) return nullptr;
+    const auto layer = options_.config.LayerOf(module.name);
+    if (!layer.ok()) return &disagreeing_;
+    const auto found = schemes_.find(KeyOf(*layer, module.layer >= 0));
+    return found == schemes_.end() ? nullptr : &found->second;
+  }
+  const Codec* codec() const override { return &codec_; }
+
+  std::optional<CalibrationSpec> calibration() const override {
+    return options_.training.iters > 0 || SearchesScale(options_.config.layer)
+               ? std::optional(options_.calibration)
+               : std::nullopt;
+  }
+  const BlockSolver* block_solver() const override {
+    return options_.training.iters > 0 ? &solver_ : nullptr;
+  }
+
+  std::string QuantizationConfig(const ModelConfig& config) const override {
+    return ConfigText(config.is_encoder() ? "encoder.layer" : "model.layers");
+  }
+  std::string QuantizationConfigFor(const ModelConfig& config,
+                                    const std::vector<ModuleInfo>& modules) const override {
+    for (const ModuleInfo& module : modules) {
+      for (const char* blocks : {".layers.", ".layer."}) {
+        const size_t at = module.name.find(blocks);
+        if (at != std::string::npos) {
+          return ConfigText(module.name.substr(0, at + std::string(blocks).size() - 1));
+        }
+      }
+    }
+    return QuantizationConfig(config);
+  }
+
+ private:
+  using Key = std::tuple<int, int64_t, bool, bool>;
+  static Key KeyOf(const AutoRoundLayer& layer, bool in_block) {
+    return {layer.bits, layer.group_size, layer.sym, in_block};
+  }
+
+  bool SearchesScale(const AutoRoundLayer& layer) const {
+    return options_.training.iters == 0 && layer.sym && !options_.disable_opt_rtn;
+  }
+
+  void AddScheme(const AutoRoundLayer& layer) {
+    if (layer.bits >= 16) return;
+    AutoRoundSpelling spelling{.spec = {layer.bits, layer.group_size, layer.sym},
+                               .packing = options_.config.packing,
+                               .stores_group_index = options_.config.stores_group_index,
+                               .searches_scale = SearchesScale(layer)};
+    schemes_.try_emplace(KeyOf(layer, false), spelling);
+    spelling.iters = options_.training.iters;
+    schemes_.try_emplace(KeyOf(layer, true), spelling);
+  }
+
+  bool IsNamed(absl::string_view module) const {
+    const auto& entries = options_.config.extra_config;
+    return std::any_of(entries.begin(), entries.end(),
+                       [module](const auto& entry) { return entry.name == module; });
+  }
+
+  std::string ConfigText(const std::string& blocks) const {
+    const AutoRoundConfig& config = options_.config;
+    nlohmann::json json = {{"bits", config.layer.bits},
+                           {"group_size", config.layer.group_size},
+                           {"sym", config.layer.sym},
+                           {"data_type", "int"},
+                           {"autoround_version", kVersion}};
+    // Written where they are not the defaults.
+    const AutoRoundTraining& training = options_.training;
+    if (training.iters == 0) {
+      json["enable_quanted_input"] = false;
+    } else {
+      if (training.iters != 200) json["iters"] = training.iters;
+      if (!training.enable_quanted_input) json["enable_quanted_input"] = false;
+    }
+    switch (options_.format) {
+      case AutoRoundFormat::kAutoRound:
+        json.update({{"quant_method", "auto-round"},
+                     {"packing_format", PackingFormatOf(config)},
+                     {"block_name_to_quantize", blocks}});
+        if (!options_.extra_config.empty()) json["extra_config"] = options_.extra_config;
+        break;
+      case AutoRoundFormat::kAutoGptq:
+        json.update({{"quant_method", "gptq"},
+                     {"damp_percent", 0.01},
+                     {"desc_act", false},
+                     {"lm_head", false},
+                     {"provider", "auto-round"},
+                     {"true_sequential", false}});
+        break;
+      case AutoRoundFormat::kAutoAwq:
+        json.update({{"quant_method", "awq"},
+                     {"version", "gemm"},
+                     {"zero_point", !config.layer.sym},
+                     {"modules_to_not_convert", {"lm_head"}},
+                     {"provider", "auto-round"},
+                     {"to_quant_block_names", blocks}});
+        break;
+    }
+    return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  }
+
+  const AutoRoundOptions options_;
+  const AutoRoundBlockSolver solver_;
+  const AutoRoundCodec codec_;
+  const DisagreeingScheme disagreeing_;
+  std::map<Key, AutoRoundScheme> schemes_;
+};
+
+absl::Status Refuse(absl::string_view option, absl::string_view why) {
+  return absl::InvalidArgumentError(absl::StrCat("autoround: ", option, ": ", why));
+}
+
+// Whether the checkpoint can hold the layers.
+absl::Status Check(const AutoRoundOptions& options) {
+  const AutoRoundConfig& config = options.config;
+  if (options.format != AutoRoundFormat::kAutoRound && !config.extra_config.empty()) {
+    return Refuse("layer_config", "only format auto_round describes layers that differ");
+  }
+  if (options.format == AutoRoundFormat::kAutoAwq && config.layer.bits != 4) {
+    return Refuse("bits", "auto_awq stores 4 bits; choose another format");
+  }
+  std::vector<AutoRoundLayer> layers = {config.layer};
+  for (const AutoRoundOverride& entry : config.extra_config) {
+    layers.push_back(entry.Applied(config.layer));
+  }
+  for (const AutoRoundLayer& layer : layers) {
+    if (layer.bits >= 16) continue;
+    const int least = config.packing == AutoRoundPacking::kAwq ? 4 : 2;
+    const int most = config.packing == AutoRoundPacking::kAwq ? 7 : 8;
+    if (layer.bits < least || layer.bits > most) {
+      return Refuse("bits", absl::StrCat("found ", layer.bits, ", ", PackingFormatOf(config),
+                                         " stores ", least, " to ", most));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// "auto_round" means the packing that the layers allow.
+void ChoosePacking(const std::string& format, AutoRoundOptions* options) {
+  AutoRoundConfig& config = options->config;
+  if (format == "auto_gptq") {
+    options->format = AutoRoundFormat::kAutoGptq;
+    config.stores_group_index = true;
+  } else if (format == "auto_awq") {
+    options->format = AutoRoundFormat::kAutoAwq;
+    config.packing = AutoRoundPacking::kAwq;
+  } else if (format == "auto_round:auto_awq") {
+    config.packing = AutoRoundPacking::kAwq;
+  } else if (format == "auto_round:gptqmodel") {
+    config.packing = AutoRoundPacking::kPlain;
+    config.stores_group_index = true;
+  } else if (format == "auto_round" && !config.layer.sym) {
+    bool fits_awq = config.layer.bits == 4;
+    for (const AutoRoundOverride& entry : config.extra_config) {
+      const int bits = entry.Applied(config.layer).bits;
+      fits_awq = fits_awq && (bits == 4 || bits >= 16);
+    }
+    config.packing = fits_awq ? AutoRoundPacking::kAwq : AutoRoundPacking::kPlain;
+  }
+}
+
+// auto-round-light and auto-round-best, what the command line of that name sets.
+void ApplyPreset(const Options& given, AutoRoundOptions* options) {
+  const std::string& preset = given.String("preset");
+  if (preset == "light" && !given.IsSet("iters")) options->training.iters = 50;
+  if (preset == "light" && !given.IsSet("lr")) options->training.lr = 5e-3;
+  if (preset == "best" && !given.IsSet("iters")) options->training.iters = 1000;
+  if (preset == "best" && !given.IsSet("nsamples")) options->calibration.nsamples = 512;
+}
+
+absl::StatusOr<std::unique_ptr<Recipe>> Make(AutoRoundOptions options) {
+  RETURN_IF_ERROR(Check(options));
+  options.calibration.true_sequential = false;
+  options.calibration.quantized_inputs = options.training.enable_quanted_input;
+  options.calibration.both_inputs = options.training.enable_quanted_input;
+  return std::make_unique<AutoRoundRecipe>(std::move(options));
+}
+
+absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& given) {
+  AutoRoundOptions options;
+  if (!given.String("layer_config").empty()) {
+    options.extra_config = nlohmann::json::parse(given.String("layer_config"), nullptr, false);
+    if (!options.extra_config.is_object()) {
+      return Refuse("layer_config",
+                    "expected a JSON object {\"module or pattern\": {\"bits\": 8}}");
+    }
+  }
+  ASSIGN_OR_RETURN(options.config,
+                   ParseAutoRoundConfig(nlohmann::json{{"bits", given.Int("bits")},
+                                                       {"group_size", given.Int("group_size")},
+                                                       {"sym", given.Bool("sym")},
+                                                       {"extra_config", options.extra_config}}
+                                            .dump()));
+  for (const char* name : {"iters", "seed"}) {
+    if (given.Int(name) < 0) return Refuse(name, "expected 0 or more");
+  }
+  for (const char* name : {"nsamples", "seqlen", "batch_size"}) {
+    if (given.Int(name) < 1) return Refuse(name, "expected 1 or more");
+  }
+  for (const char* name : {"lr", "minmax_lr"}) {
+    if (given.Float(name) < 0) return Refuse(name, "expected a positive number");
+  }
+  AutoRoundTraining& training = options.training;
+  training.iters = given.Int("iters");
+  training.batch_size = given.Int("batch_size");
+  training.lr = given.Float("lr");
+  training.minmax_lr = given.Float("minmax_lr");
+  training.enable_minmax_tuning = given.Bool("enable_minmax_tuning");
+  training.enable_quanted_input = given.Bool("enable_quanted_input");
+  training.not_use_best_mse = given.Bool("not_use_best_mse");
+  training.seed = given.Int("seed");
+  options.calibration.nsamples = given.Int("nsamples");
+  options.calibration.seqlen = given.Int("seqlen");
+  // Upstream searches no scales at 8 bits unless it is told to.
+  options.disable_opt_rtn = given.IsSet("disable_opt_rtn") ? given.Bool("disable_opt_rtn")
+                                                           : options.config.layer.bits >= 8;
+  ApplyPreset(given, &options);
+  ChoosePacking(given.String("format"), &options);
+  return Make(std::move(options));
+}
+
+absl::StatusOr<std::unique_ptr<Recipe>> FromConfig(const std::string& json) {
+  AutoRoundOptions options;
+  ASSIGN_OR_RETURN(options.config, ParseAutoRoundConfig(json));
+  const nlohmann::json document = nlohmann::json::parse(json, nullptr, false);
+  options.extra_config = document.value("extra_config", nlohmann::json::object());
+  const auto iters = document.find("iters");
+  const auto quanted = document.find("enable_quanted_input");
+  if (quanted != document.end() && quanted->is_boolean()) {
+    options.training.enable_quanted_input = quanted->get<bool>();
+  }
+  if (iters != document.end()) {
+    if (!iters->is_number_unsigned()) return Refuse("iters", "expected a number from 0");
+    options.training.iters = iters->get<int64_t>();
+  } else if (!options.training.enable_quanted_input) {
+    options.training.iters = 0;  // what upstream writes of it
+    options.disable_opt_rtn = true;
+  }
+  return Make(std::move(options));
+}
+
+std::vector<OptionSpec> AutoRoundOptionSpecs() {
+  using Type = OptionSpec::Type;
+  return {
+      {"bits", Type::kInt, "4", "bits per weight", {"2", "3", "4", "5", "6", "7", "8"}},
+      {"group_size", Type::kInt, "128", "weights of a row that share a scale; -1: whole rows", {}},
+      {"sym", Type::kBool, "true", "one zero point in the middle, scales of either sign", {}},
+      {"format",
+       Type::kString,
+       "auto_round",
+       "the checkpoint: auto-round's own in the packing that fits or in a given one, GPTQ's, AWQ's",
+       {"auto_round", "auto_round:auto_gptq", "auto_round:auto_awq", "auto_round:gptqmodel",
+        "auto_gptq", "auto_awq"}},
+      {"iters", Type::kInt, "200", "steps of training per block; 0: none, and no calibration", {}},
+      {"preset",
+       Type::kString,
+       "default",
+       "light: 50 iters at lr 0.005; best: 1000 iters on 512 samples",
+       {"default", "light", "best"}},
+      {"nsamples", Type::kInt, "128", "calibration sequences", {}},
+      {"seqlen", Type::kInt, "2048", "tokens of a calibration sequence", {}},
+      {"batch_size", Type::kInt, "8", "sequences per step", {}},
+      {"lr", Type::kFloat, "", "first step size of the rounding; unset: 1 / iters", {}},
+      {"minmax_lr", Type::kFloat, "", "first step size of the ranges; unset: lr", {}},
+      {"enable_minmax_tuning", Type::kBool, "true", "train the ranges of groups too", {}},
+      {"enable_quanted_input",
+       Type::kBool,
+       "true",
+       "train on what the quantized earlier blocks give",
+       {}},
+      {"not_use_best_mse", Type::kBool, "false", "keep the last instead of the best step", {}},
+      {"disable_opt_rtn",
+       Type::kBool,
+       "",
+       "iters 0: round with the scales of the range instead of searched ones; unset: at 8 bits",
+       {}},
+      {"layer_config",
+       Type::kString,
+       "",
+       "JSON object: module name or pattern to bits, group_size, sym; bits 16 keeps it",
+       {}},
+      {"seed", Type::kInt, "42", "of the order of sequences", {}},
+  };
+}
+
+}  // namespace
+
+Method AutoRoundMethod() {
+  Method method;
+  method.name = "autoround";
+  method.summary = "AutoRound: rounding and ranges trained by the sign of the gradient, or plain";
+  method.bits = "2, 3, 4, 5, 6, 7, 8";
+  method.needs_calibration = true;
+  method.on_the_fly = false;
+  method.upstream = "auto-round 0.16.1, Transformers 5.23";
+  method.options = AutoRoundOptionSpecs();
+  method.bits_option = "bits";
+  method.group_size_option = "group_size";
+  method.make = FromOptions;
+  method.from_config = FromConfig;
+  return method;
+}
+
+}  // namespace quantd

@@ -1,0 +1,223 @@
+#include "quantizers/methods/autoround_block.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "quantizers/codecs/autoround.h"
+#include "quantizers/solvers/sign_round_tuner.h"
+
+namespace quantd {
+namespace {
+
+// One linear in training.
+struct Trained {
+  std::string module;
+  const AutoRoundSpelling* spelling;
+  SignRoundTuner tuner;
+  float rate;
+  float range_rate;
+};
+
+std::string WeightOf(absl::string_view module) { return absl::StrCat(module, ".weight"); }
+
+// Batches of all sequences in random order; a rest that is no whole batch is dealt anew
+// (auto_round's IndexSampler).
+class Sampler {
+ public:
+  Sampler(int64_t count, int64_t batch, int64_t seed)
+      : random_(static_cast<uint64_t>(seed)),
+        order_(static_cast<size_t>(count)),
+        batch_(static_cast<size_t>(std::min(count, batch))) {
+    std::iota(order_.begin(), order_.end(), 0);
+    Shuffle();
+  }
+
+  std::span<const int64_t> Next() {
+    if (next_ + batch_ > order_.size()) Shuffle();
+    next_ += batch_;
+    return {order_.data() + next_ - batch_, batch_};
+  }
+
+ private:
+  // Not std::shuffle, whose result is the library's choice.
+  void Shuffle() {
+    for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[random_() % i]);
+    next_ = 0;
+  }
+
+  std::mt19937_64 random_;
+  std::vector<int64_t> order_;
+  size_t batch_;
+  size_t next_ = 0;
+};
+
+// The training of one block.
+class Training {
+ public:
+  Training(CalibratedBlock& block, const BlockInputs& inputs, const AutoRoundTraining& training,
+           SolverControl& control)
+      : block_(block), inputs_(inputs), training_(training), control_(control) {}
+
+  void Add(const BlockLinear& linear, const AutoRoundScheme& scheme) {
+    const int bits = scheme.spelling().spec.bits;
+    const double iters = static_cast<double>(training_.iters);
+    const double usual = training_.iters >= 1000 && bits <= 3 ? 2 / iters : 1 / iters;
+    const double rate = training_.lr > 0 ? training_.lr : usual;
+    const double range_rate = training_.minmax_lr > 0 ? training_.minmax_lr : rate;
+    const std::span<const float> values = block_.Parameter(WeightOf(linear.module));
+    Tensor weight = TensorOf<float>(DType::kF32, {linear.rows, linear.cols}, values);
+    linears_.push_back({linear.module, &scheme.spelling(),
+                        SignRoundTuner(std::move(weight), scheme.spelling().spec),
+                        static_cast<float>(rate),
+                        training_.enable_minmax_tuning ? static_cast<float>(range_rate) : 0.0f});
+    gradients_[linear.module].resize(static_cast<size_t>(linear.rows * linear.cols));
+  }
+
+  // Outputs of the block as it is now: what the training aims at.
+  absl::Status ReadTargets() {
+    for (int64_t s = 0; s < inputs_.sequences(); ++s) {
+      if (Stopped()) return Cancelled();
+      ASSIGN_OR_RETURN(const std::vector<float> hidden,
+                       inputs_.Read(s, /*original=*/training_.enable_quanted_input));
+      BlockPass pass = block_.Run(BlockValue::kInput, hidden, BlockValue::kOutput);
+      targets_.push_back(std::move(pass[BlockValue::kOutput]));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Run() {
+    Sampler sampler(inputs_.sequences(), training_.batch_size, training_.seed);
+    double least = std::numeric_limits<double>::infinity();
+    for (int64_t i = 0; i < training_.iters; ++i) {
+      ASSIGN_OR_RETURN(const double loss, Batch(sampler.Next()));
+      const bool last = i + 1 == training_.iters;
+      if (training_.not_use_best_mse ? last : loss < least) {
+        least = loss;
+        for (Trained& linear : linears_) linear.tuner.Keep();
+      }
+      const float left = 1 - static_cast<float>(i) / static_cast<float>(training_.iters);
+      for (Trained& linear : linears_) {
+        linear.tuner.Step(gradients_[linear.module], linear.rate * left, linear.range_rate * left);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::map<std::string, QuantizedTensor>> Result() {
+    std::map<std::string, QuantizedTensor> out;
+    for (const Trained& linear : linears_) {
+      ASSIGN_OR_RETURN(QuantizedTensor weight, linear.tuner.Best());
+      linear.spelling->Spell(&weight);
+      std::ranges::copy(Dequantize(weight), block_.Parameter(WeightOf(linear.module)).begin());
+      out.emplace(linear.module, std::move(weight));
+    }
+    return out;
+  }
+
+ private:
+  bool Stopped() const { return control_.stopped && control_.stopped(); }
+  static absl::Status Cancelled() { return absl::CancelledError("the operation was cancelled"); }
+
+  // The mean squared error over some sequences, its gradients in gradients_.
+  absl::StatusOr<double> Batch(std::span<const int64_t> sequences) {
+    for (Trained& linear : linears_) {
+      linear.tuner.Round(block_.Parameter(WeightOf(linear.module)));
+      std::ranges::fill(gradients_[linear.module], 0.0f);
+    }
+    double elements = 0;
+    for (const int64_t s : sequences) elements += static_cast<double>(targets_[s].size());
+    double loss = 0;
+    for (const int64_t s : sequences) {
+      if (Stopped()) return Cancelled();
+      ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs_.Read(s));
+      const BlockPass pass = block_.Run(BlockValue::kInput, hidden, BlockValue::kOutput);
+      std::vector<float> gradient = pass[BlockValue::kOutput];
+      // The last token predicts nothing; upstream leaves it out of the loss.
+      const size_t width = gradient.size() / static_cast<size_t>(pass.tokens);
+      const size_t counted = pass.tokens > 1 ? gradient.size() - width : gradient.size();
+      double sum = 0;
+      for (size_t i = 0; i < gradient.size(); ++i) {
+        const float difference = i < counted ? gradient[i] - targets_[s][i] : 0.0f;
+        sum += static_cast<double>(difference) * difference;
+        gradient[i] = static_cast<float>(2 * difference / elements);
+      }
+      loss += sum / elements;
+      block_.Backward(pass, gradient, gradients_);
+    }
+    return loss;
+  }
+
+  CalibratedBlock& block_;
+  const BlockInputs& inputs_;
+  const AutoRoundTraining& training_;
+  SolverControl& control_;
+  std::vector<Trained> linears_;
+  std::vector<std::vector<float>> targets_;  // by sequence
+  BlockGradients gradients_;
+};
+
+}  // namespace
+
+void AutoRoundSpelling::Spell(QuantizedTensor* weight) const {
+  if (packing == AutoRoundPacking::kGptq) {
+    for (float& zero : weight->zero_point) zero = std::max(zero, 1.0f);
+  }
+  MarkAutoRound(packing, stores_group_index, weight);
+}
+
+std::string AutoRoundScheme::Describe() const {
+  const SignRoundSpec& spec = spelling_.spec;
+  return absl::StrCat("autoround int", spec.bits, ", ",
+                      spec.group_size > 0 ? absl::StrCat("group ", spec.group_size) : "whole rows",
+                      spec.sym ? ", symmetric" : ", asymmetric",
+                      spelling_.iters > 0 ? absl::StrCat(", ", spelling_.iters, " iterations")
+                      : spelling_.searches_scale ? ", searched scales"
+                                                 : "");
+}
+
+absl::Status AutoRoundScheme::CheckShape(int64_t rows, int64_t cols) const {
+  if (rows % 32 == 0 && cols % 32 == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "auto-round packs multiples of 32 rows and columns; keep the module with layer_config");
+}
+
+InputNeeds AutoRoundScheme::Needs() const {
+  return {.importance = spelling_.searches_scale, .optional = true};
+}
+
+absl::StatusOr<QuantizedTensor> AutoRoundScheme::Quantize(const TensorView& weight,
+                                                          const InputStats* stats) const {
+  if (spelling_.iters > 0) {
+    return absl::InvalidArgumentError(
+        "AutoRound trains whole blocks: give a model and a calibration text, or set iters to 0");
+  }
+  absl::StatusOr<QuantizedTensor> out;
+  if (spelling_.searches_scale) {
+    const std::span<const float> importance =
+        stats != nullptr ? stats->importance : std::span<const float>();
+    out = QuantizeSearchedRound(weight, spelling_.spec, importance);
+  } else {
+    out = QuantizeSignRound(weight, spelling_.spec, nullptr);
+  }
+  if (out.ok()) spelling_.Spell(&*out);
+  return out;
+}
+
+absl::StatusOr<std::map<std::string, QuantizedTensor>> AutoRoundBlockSolver::Solve(
+    CalibratedBlock& block, const BlockInputs& inputs,
+    const std::map<std::string, const Scheme*>& schemes, SolverControl& control) const {
+  Training training(block, inputs, training_, control);
+  for (const BlockLinear& linear : block.linears()) {
+    const auto found = schemes.find(linear.module);
+    if (found == schemes.end()) continue;
+    training.Add(linear, *static_cast<const AutoRoundScheme*>(found->second));
+  }
+  RETURN_IF_ERROR(training.ReadTargets());
+  RETURN_IF_ERROR(training.Run());
+  return training.Result();
+}
+
+}  // namespace quantd

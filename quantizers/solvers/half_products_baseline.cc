@@ -1,0 +1,2 @@
+#define QUANTD_HALF_PRODUCTS_ISA half_products_baseline
+#include "quantizers/solvers/half_products_lanes.h"

@@ -1,0 +1,63 @@
+// The trainable rounding of one matrix: an offset for every weight and two factors for every
+// group's range, moved by the sign of the gradient (SignRound, arXiv 2309.05516; auto-round 0.16.1,
+// wrapper.py, algorithms/quantization/sign_round).
+#ifndef QUANTD_QUANTIZERS_SOLVERS_SIGN_ROUND_TUNER_H_
+#define QUANTD_QUANTIZERS_SOLVERS_SIGN_ROUND_TUNER_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/quantized_tensor.h"
+#include "core/status.h"
+#include "core/tensor.h"
+#include "quantizers/solvers/sign_round.h"
+
+namespace quantd {
+
+class SignRoundTuner {
+ public:
+  // `weight` [rows, cols] in the dtype that QuantizeSignRound is to see.
+  SignRoundTuner(Tensor weight, const SignRoundSpec& spec);
+
+  // The matrix as it is rounded now, [rows, cols].
+  void Round(std::span<float> out) const;
+  // One step against `gradient`, d loss / d rounded matrix, by rates that are positive; without
+  // `range_rate` (0) the ranges stay. Rounding passes gradients through.
+  void Step(std::span<const float> gradient, float rate, float range_rate);
+
+  // Remembers what is trained as the best so far.
+  void Keep();
+  // The matrix rounded with what was kept last; before any Keep, plainly.
+  absl::StatusOr<QuantizedTensor> Best() const;
+
+ private:
+  struct Group {
+    float scale;
+    float zero;
+    float sign;       // of a symmetric scale
+    bool is_bounded;  // the scale is the least one, whatever the range
+  };
+  // Factors' gradients from those of scale and zero point.
+  struct RangeGradient {
+    float min = 0;
+    float max = 0;
+  };
+
+  Group GroupAt(int64_t index) const;
+  RangeGradient GradientOf(int64_t index, const Group& group, double by_scale,
+                           double by_zero) const;
+  void StepGroup(int64_t index, const float* gradient, float rate, float range_rate);
+
+  const Tensor weight_;
+  const SignRoundSpec spec_;
+  int64_t rows_, cols_, group_size_, groups_;  // groups of a row
+  std::vector<float> values_;                  // the weight, widened
+  std::vector<float> least_, most_;            // of each group, with 0 between them
+  std::vector<float> rounding_, min_scale_, max_scale_;
+  std::vector<float> best_rounding_, best_min_scale_, best_max_scale_;
+};
+
+}  // namespace quantd
+
+#endif  // QUANTD_QUANTIZERS_SOLVERS_SIGN_ROUND_TUNER_H_
