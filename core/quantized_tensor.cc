@@ -16,23 +16,44 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t TileRows(const QuantizedTensor& t) { return t.block.rows > 0 ? t.block.rows : t.rows; }
 int64_t TileCols(const QuantizedTensor& t) { return t.block.cols > 0 ? t.block.cols : t.cols; }
 
-// Value of the code at column `col` of row `row`, before scaling.
+// Value of the code at column `col` of row `row`, before scaling; not of a codebook.
 float GridValue(const QuantizedTensor& t, int64_t row, int64_t col) {
-  const Grid& grid = t.grid;
-  if (grid.kind == Grid::Kind::kCodebook) {
-    const int64_t vectors = t.cols / grid.vector_length;
-    const int64_t first = (row * vectors + col / grid.vector_length) * grid.codebooks;
-    const int64_t entries = int64_t{1} << grid.bits;
-    float sum = 0;
-    for (int k = 0; k < grid.codebooks; ++k) {
-      const int64_t code = t.wide_codes.empty() ? t.codes[first + k] : t.wide_codes[first + k];
-      sum += grid.table[(k * entries + code) * grid.vector_length + col % grid.vector_length];
-    }
-    return sum;
-  }
   const uint8_t code = t.codes[row * t.cols + col];
-  return grid.kind == Grid::Kind::kTable ? grid.table[code]
-                                         : static_cast<float>(static_cast<int>(code) + grid.first);
+  return t.grid.kind == Grid::Kind::kTable
+             ? t.grid.table[code]
+             : static_cast<float>(static_cast<int>(code) + t.grid.first);
+}
+
+// The sums of a row's vectors: `cols` values.
+template <class Code>
+void CodebookRow(const Grid& grid, const std::vector<Code>& codes, int64_t row, int64_t cols,
+                 float* out) {
+  const int64_t length = grid.vector_length;
+  const Code* line = codes.data() + row / grid.vector_rows * (cols / length) * grid.codebooks;
+  const float* part = grid.table.data() + row % grid.vector_rows * length;
+  for (int k = 0; k < grid.codebooks; ++k) {
+    for (int64_t v = 0; v < cols / length; ++v) {
+      const float* entry = part + line[v * grid.codebooks + k] * grid.vector_size();
+      for (int64_t i = 0; i < length; ++i) {
+        float& value = out[v * length + i];
+        value = k == 0 ? entry[i] : value + entry[i];
+      }
+    }
+    part += grid.vector_size() << grid.bits_of(k);
+  }
+}
+
+void CodebookValues(const QuantizedTensor& t, int64_t row, float* out) {
+  for (const ColumnRun& run : t.leading) {
+    CodebookRow(run.grid, run.wide_codes, row, run.cols, out);
+    out += run.cols;
+  }
+  const int64_t cols = t.cols - t.leading_columns();
+  if (t.wide_codes.empty()) {
+    CodebookRow(t.grid, t.codes, row, cols, out);
+  } else {
+    CodebookRow(t.grid, t.wide_codes, row, cols, out);
+  }
 }
 
 // First column after `col` that lies in another block (or after the row).
@@ -44,20 +65,22 @@ int64_t BlockEnd(const QuantizedTensor& t, int64_t row, int64_t col) {
 }
 
 // Columns [begin, end) of a row whose every operation rounds to the output's dtype. Runs may be as
-// short as one column (strided blocks).
+// short as one column (strided blocks). `out` holds the values of a codebook.
 void DequantizeInSteps(const QuantizedTensor& t, int64_t row, int64_t begin, int64_t end,
                        float* out) {
   const int64_t block = t.block_of(row, begin);
   const DType dtype = t.dequantized_dtype;
   const float zero_point = t.zero_point.empty() ? 0.0f : t.zero_point[block];
   for (int64_t c = begin; c < end; ++c) {
-    const float difference = RoundTo(dtype, GridValue(t, row, c) - zero_point);
+    const float value = t.grid.kind == Grid::Kind::kCodebook ? out[c] : GridValue(t, row, c);
+    const float difference = RoundTo(dtype, value - zero_point);
     out[c] = RoundTo(dtype, difference * t.scale[block] * t.post_scale);
     if (!t.offset.empty()) out[c] = RoundTo(dtype, out[c] + t.offset[block]);
   }
 }
 
-// Columns [begin, end) of a row, which share a block, before rounding to the output's dtype.
+// Columns [begin, end) of a row, which share a block, before rounding to the output's dtype. `out`
+// holds the values of a codebook.
 void DequantizeRun(const QuantizedTensor& t, int64_t row, int64_t begin, int64_t end, float* out) {
   if (t.rounds_each_step) return DequantizeInSteps(t, row, begin, end, out);
   const int64_t block = t.block_of(row, begin);
@@ -68,7 +91,7 @@ void DequantizeRun(const QuantizedTensor& t, int64_t row, int64_t begin, int64_t
   const float offset = t.offset.empty() ? -0.0f : t.offset[block];
   if (t.grid.kind == Grid::Kind::kCodebook) {
     for (int64_t c = begin; c < end; ++c) {
-      out[c] = (GridValue(t, row, c) - zero_point) * scale * post_scale + offset;
+      out[c] = (out[c] - zero_point) * scale * post_scale + offset;
     }
     return;
   }
@@ -87,56 +110,32 @@ void DequantizeRun(const QuantizedTensor& t, int64_t row, int64_t begin, int64_t
   }
 }
 
-template <class T>
-absl::Status CheckCodes(const std::vector<T>& codes, int64_t expected, int bits) {
-  if (static_cast<int64_t>(codes.size()) != expected) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("found ", codes.size(), " codes, expected ", expected));
+double CodeBits(const Grid& grid, int64_t rows, int64_t cols) {
+  int bits = grid.bits;
+  for (int k = 1; grid.kind == Grid::Kind::kCodebook && k < grid.codebooks; ++k) {
+    bits += grid.bits_of(k);
   }
-  if (bits >= static_cast<int>(8 * sizeof(T))) return absl::OkStatus();
-  for (size_t i = 0; i < codes.size(); ++i) {
-    if (codes[i] >> bits) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "code ", static_cast<int>(codes[i]), " at element ", i, " does not fit ", bits, " bits"));
-    }
-  }
-  return absl::OkStatus();
+  const int64_t books = grid.kind == Grid::Kind::kCodebook ? grid.codebooks : 1;
+  return static_cast<double>(grid.code_count(rows, cols) / books) * bits;
 }
 
-absl::Status CheckPerBlock(absl::string_view what, size_t found, int64_t expected, bool optional) {
-  if (optional && found == 0) return absl::OkStatus();
-  if (static_cast<int64_t>(found) == expected) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("found ", found, " values of ", what, ", expected ", expected));
+void ScaleColumns(const QuantizedTensor& t, float* line) {
+  const DType dtype = t.rounds_each_step ? t.dequantized_dtype : DType::kF32;
+  for (size_t c = 0; c < t.column_scale.size(); ++c) {
+    line[c] = RoundTo(dtype, line[c] * t.column_scale[c]);
+  }
+  for (size_t c = 0; c < t.column_offset.size(); ++c) {
+    line[c] = RoundTo(dtype, line[c] + t.column_offset[c]);
+  }
 }
 
-absl::Status CheckPermutation(const QuantizedTensor& t) {
-  const std::vector<int32_t>& permutation = t.input.permutation;
-  if (permutation.empty()) return absl::OkStatus();
-  std::vector<bool> seen(t.cols);
-  if (static_cast<int64_t>(permutation.size()) != t.cols) {
-    return absl::InvalidArgumentError("the column permutation has another length than the matrix");
-  }
-  for (const int32_t column : permutation) {
-    if (column < 0 || column >= t.cols || seen[column]) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("column ", column, " is out of range or twice in the permutation"));
-    }
-    seen[column] = true;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckOutliers(const QuantizedTensor& t) {
+void AddOutliers(const QuantizedTensor& t, int64_t row, float* line) {
   const Outliers& o = t.outliers;
-  if (o.row_begin.empty()) return absl::OkStatus();
-  bool ok = static_cast<int64_t>(o.row_begin.size()) == t.rows + 1 && o.row_begin.front() == 0 &&
-            o.row_begin.back() == static_cast<int64_t>(o.column.size()) &&
-            o.column.size() == o.value.size() &&
-            std::is_sorted(o.row_begin.begin(), o.row_begin.end());
-  ok = ok && std::all_of(o.column.begin(), o.column.end(),
-                         [&](int32_t c) { return c >= 0 && c < t.cols; });
-  return ok ? absl::OkStatus() : absl::InvalidArgumentError("the outlier index is inconsistent");
+  const int64_t begin = o.row_begin[row], end = o.row_begin[row + 1];
+  for (int64_t i = begin; i < end; ++i) line[o.column[i]] += o.value[i];
+  for (int64_t i = begin; i < end; ++i) {
+    line[o.column[i]] = RoundTo(t.dequantized_dtype, line[o.column[i]]);
+  }
 }
 
 }  // namespace
@@ -169,6 +168,25 @@ BlockShape GroupBlocks(int64_t rows, int64_t cols, int64_t size, int axis) {
   return {.rows = 1, .cols = size, .flat = cols % size != 0};
 }
 
+int64_t Grid::table_size() const {
+  if (kind == Kind::kUniform) return 0;
+  if (kind == Kind::kTable) return int64_t{1} << bits;
+  int64_t entries = 0;
+  for (int k = 0; k < codebooks; ++k) entries += int64_t{1} << bits_of(k);
+  return entries * vector_size();
+}
+
+int64_t Grid::code_count(int64_t rows, int64_t cols) const {
+  if (kind != Kind::kCodebook) return rows * cols;
+  return CeilDiv(rows, vector_rows) * (cols / vector_length) * codebooks;
+}
+
+int64_t QuantizedTensor::leading_columns() const {
+  int64_t columns = 0;
+  for (const ColumnRun& run : leading) columns += run.cols;
+  return columns;
+}
+
 int64_t QuantizedTensor::block_columns() const {
   return block.flat ? 1 : CeilDiv(cols, TileCols(*this));
 }
@@ -189,51 +207,20 @@ int64_t QuantizedTensor::block_of(int64_t row, int64_t col) const {
 double QuantizedTensor::bits_per_weight() const {
   const double weights = static_cast<double>(rows) * static_cast<double>(cols);
   if (weights == 0) return 0;
-  const double codes_per_weight = grid.kind == Grid::Kind::kCodebook
-                                      ? static_cast<double>(grid.codebooks) / grid.vector_length
-                                      : 1.0;
-  double bits = codes_per_weight * grid.bits * weights;
+  double bits = CodeBits(grid, rows, cols - leading_columns());
+  for (const ColumnRun& run : leading) bits += CodeBits(run.grid, rows, run.cols);
   const double blocks = static_cast<double>(block_count());
   if (nested) {
     bits += 8.0 * (nested->scale_codes.size() + nested->offset_codes.size());
-    bits += 32.0 * (nested->super_scale.size() + nested->super_offset.size());
+    bits += 32.0 * (nested->super_scale.size() + nested->super_offset.size() +
+                    nested->scale_zero.size() + nested->offset_zero.size());
   } else {
     bits += 8.0 * SizeOf(scale_dtype) * (blocks + offset.size());
     bits += 8.0 * zero_point.size();
   }
+  bits += 8.0 * SizeOf(scale_dtype) * (column_scale.size() + column_offset.size());
   bits += 64.0 * outliers.column.size();
   return bits / weights;
-}
-
-absl::Status Validate(const QuantizedTensor& t) {
-  if (t.rows < 0 || t.cols < 0) return absl::InvalidArgumentError("negative matrix dimensions");
-  if (t.block.flat && t.block.cols <= 0) {
-    return absl::InvalidArgumentError("flat blocks need a positive block size");
-  }
-  if (t.block.strided && (!t.block.flat || t.rows * t.cols % t.block.cols != 0)) {
-    return absl::InvalidArgumentError("strided blocks must be flat and of equal size");
-  }
-  int64_t codes = t.rows * t.cols;
-  if (t.grid.kind == Grid::Kind::kCodebook) {
-    if (t.grid.vector_length <= 0 || t.cols % t.grid.vector_length != 0) {
-      return absl::InvalidArgumentError("the vector length does not divide the columns");
-    }
-    codes = codes / t.grid.vector_length * t.grid.codebooks;
-  }
-  RETURN_IF_ERROR(t.wide_codes.empty() ? CheckCodes(t.codes, codes, t.grid.bits)
-                                       : CheckCodes(t.wide_codes, codes, t.grid.bits));
-  const int64_t blocks = t.block_count();
-  RETURN_IF_ERROR(CheckPerBlock("scale", t.scale.size(), blocks, /*optional=*/false));
-  RETURN_IF_ERROR(CheckPerBlock("zero_point", t.zero_point.size(), blocks, /*optional=*/true));
-  RETURN_IF_ERROR(CheckPerBlock("offset", t.offset.size(), blocks, /*optional=*/true));
-  const int hadamard = t.input.hadamard_size;
-  if (hadamard < 0 || (hadamard > 0 && t.cols % hadamard != 0) || (hadamard & (hadamard - 1))) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("found a rotation of ", hadamard,
-                     " columns, expected a power of two that divides ", t.cols));
-  }
-  RETURN_IF_ERROR(CheckPermutation(t));
-  return CheckOutliers(t);
 }
 
 void DequantizeRows(const QuantizedTensor& t, int64_t first, int64_t count, float* out) {
@@ -242,19 +229,18 @@ void DequantizeRows(const QuantizedTensor& t, int64_t first, int64_t count, floa
   for (int64_t row = first; row < first + count; ++row) {
     float* line = out + (row - first) * t.cols;
     float* values = permuted ? unpermuted.data() : line;
+    if (t.grid.kind == Grid::Kind::kCodebook) CodebookValues(t, row, values);
     for (int64_t col = 0; col < t.cols;) {
       const int64_t end = BlockEnd(t, row, col);
       DequantizeRun(t, row, col, end, values);
       col = end;
     }
-    if (t.dequantized_dtype != DType::kF32) {
-      for (int64_t c = 0; c < t.cols; ++c) values[c] = RoundTo(t.dequantized_dtype, values[c]);
-    }
     for (int64_t c = 0; permuted && c < t.cols; ++c) line[t.input.permutation[c]] = values[c];
-    if (t.outliers.row_begin.empty()) continue;
-    for (int64_t i = t.outliers.row_begin[row]; i < t.outliers.row_begin[row + 1]; ++i) {
-      line[t.outliers.column[i]] += t.outliers.value[i];
+    ScaleColumns(t, line);
+    if (t.dequantized_dtype != DType::kF32) {
+      for (int64_t c = 0; c < t.cols; ++c) line[c] = RoundTo(t.dequantized_dtype, line[c]);
     }
+    if (!t.outliers.row_begin.empty()) AddOutliers(t, row, line);
   }
 }
 

@@ -2,6 +2,7 @@
 //
 //   w[r][c] = (value(code[r][c]) - zero_point[b]) * scale[b] * post_scale + offset[b]
 //                                                                       b = block of (r, c)
+//   w[r][c] = w[r][c] * column_scale[c] + column_offset[c]
 //
 // with every operation in float32 and in that order, then rounded to `dequantized_dtype` (with
 // `rounds_each_step` after every operation); plus an input transform and sparse outliers that
@@ -27,16 +28,28 @@ struct Grid {
   enum class Kind {
     kUniform,   // value = code + first; `first` is 0 or negative (-8 for signed 4-bit, -128 for int8)
     kTable,     // value = table[code]: NF4, FP4, E2M1, IQ4_NL, fp8 (256 entries), ...
-    kCodebook,  // code selects a vector of `vector_length` values in each of `codebooks` (summed)
+    kCodebook,  // code selects a vector of neighbours in each of `codebooks` (summed)
   };
   Kind kind = Kind::kUniform;
   int bits = 8;                // width of a code, 1..16
   int first = 0;               // kUniform
-  std::vector<float> table;    // kTable: 2^bits values. kCodebook: [codebooks, 2^bits, vector_length]
-  int vector_length = 1;       // kCodebook: along the columns
-  int codebooks = 1;           // kCodebook
+  // kTable: 2^bits values. kCodebook: all codebooks, each [2^bits, vector_rows, vector_length].
+  std::vector<float> table;
+  int vector_length = 1;  // kCodebook: along the columns
+  int vector_rows = 1;    // kCodebook: along the rows; rows beyond the matrix are padding
+  int codebooks = 1;      // kCodebook
+  int residual_bits = 0;  // kCodebook: width of the codes of all codebooks but the first; 0: `bits`
   // The table is exactly float8_e4m3fn, in code order. Lets kernels pick the fp8 layout.
   bool is_e4m3 = false;
+
+  int bits_of(int codebook) const {
+    return codebook > 0 && residual_bits > 0 ? residual_bits : bits;
+  }
+  int64_t vector_size() const { return int64_t{vector_rows} * vector_length; }
+  // Entries that `table` must have for every code to stand for something.
+  int64_t table_size() const;
+  // Codes that a matrix takes.
+  int64_t code_count(int64_t rows, int64_t cols) const;
 };
 
 Grid UniformGrid(int bits, bool is_signed);
@@ -69,6 +82,12 @@ struct NestedScales {
   std::vector<float> super_offset;    // values as stored, widened, or empty
   std::vector<float> code_table;      // value of a scale code when it is not the code itself
   float shift = 0;                    // added to every decoded scale
+  // SpQR: a super block is `super_rows` blocks below each other (super_size is 1), the effective
+  // scale is super_scale * (scale code - scale_zero) and the effective zero point is super_offset *
+  // (offset code - offset_zero).
+  int64_t super_rows = 1;
+  std::vector<float> scale_zero;   // values as stored, widened, or empty
+  std::vector<float> offset_zero;  // values as stored, widened, or empty
 };
 
 // Bits of a multiplication that are not the stored matrix; applied by Linear around the kernel.
@@ -81,11 +100,18 @@ struct InputTransform {
   bool int8_tokens = false;          // last, every token is rounded to 127ths of its absmax
 };
 
-// Values added to the dequantized matrix, in CSR form.
+// Values added to the dequantized matrix, in CSR form; the sum is rounded to `dequantized_dtype`.
 struct Outliers {
   std::vector<int64_t> row_begin;  // rows + 1 entries, or empty
-  std::vector<int32_t> column;
+  std::vector<int32_t> column;     // in the inputs' order
   std::vector<float> value;
+};
+
+// Columns whose codes stand for vectors of codebooks of their own.
+struct ColumnRun {
+  int64_t cols = 0;
+  Grid grid;                         // kCodebook
+  std::vector<uint16_t> wide_codes;  // as those of a matrix of these columns
 };
 
 struct QuantizedTensor {
@@ -95,9 +121,13 @@ struct QuantizedTensor {
 
   Grid grid;
   // One entry per element, row-major, also for 4-bit grids: packing is the codec's and the kernel's
-  // affair. kCodebook grids with more than 8 bits use `wide_codes` ([rows, cols/vector_length, codebooks]).
+  // affair. kCodebook: [rows/vector_rows, cols/vector_length, codebooks], in `wide_codes` when they
+  // have more than 8 bits.
   std::vector<uint8_t> codes;
   std::vector<uint16_t> wide_codes;
+  // The first columns (in the codes' order), run by run, where they have grids of their own; `grid`
+  // and the codes above hold the others. VPTQ: outlier columns and groups.
+  std::vector<ColumnRun> leading;
 
   BlockShape block;
   DType scale_dtype = DType::kF32;   // as stored
@@ -105,6 +135,8 @@ struct QuantizedTensor {
   float post_scale = 1;              // one more factor for the whole matrix (LLM.int8: 1/127)
   std::vector<float> zero_point;     // per block in grid values, or empty for 0
   std::vector<float> offset;         // per block, or empty for 0
+  std::vector<float> column_scale;   // [cols] in the inputs' order, or empty for 1
+  std::vector<float> column_offset;  // [cols] in the inputs' order, or empty for 0
   // Upstream computes in `dequantized_dtype`: difference, product and sum are each rounded to it.
   bool rounds_each_step = false;
   std::optional<NestedScales> nested;
@@ -123,6 +155,7 @@ struct QuantizedTensor {
   int64_t block_count() const;
   int64_t block_columns() const;  // blocks side by side in one row of tiles (1 for flat blocks)
   int64_t block_of(int64_t row, int64_t col) const;
+  int64_t leading_columns() const;  // of all runs in `leading`
   // Bits per weight of codes and scales as stored in memory terms (not the container's overhead).
   double bits_per_weight() const;
 };

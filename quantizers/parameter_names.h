@@ -15,8 +15,8 @@ struct ParameterName {
   std::string local;   // "weight", "weight.absmax", "bias", "SCB"
 };
 
-// Splits at the first component that starts with "weight", "_weight" or "qweight" or is "rms_norm",
-// else at the last dot.
+// Splits at the first component that starts with "weight", "_weight" or "qweight", or is one of
+// "rms_norm", "centroids", "res_centroids" and "outlier_centroids", else at the last dot.
 ParameterName SplitParameterName(absl::string_view name);
 
 // Whether `parameter` is a matrix that a recipe may quantize: two dimensions, named `weight`.

@@ -112,6 +112,7 @@ bool DescribeUniform(const QuantizedTensor& t, PackedMatrix& m) {
 bool Describe(const QuantizedTensor& t, PackedMatrix& m) {
   if (!t.outliers.row_begin.empty() && !t.outliers.column.empty()) return false;
   if (t.codes.empty() || t.grid.kind == Grid::Kind::kCodebook) return false;
+  if (!t.column_scale.empty() || !t.column_offset.empty()) return false;
   const int64_t group = GroupColumns(t);
   if (group < std::min(kSmallestGroup, t.cols)) return false;
   m.rows = t.rows;

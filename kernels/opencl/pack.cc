@@ -103,11 +103,7 @@ absl::Status CheckTable(const QuantizedTensor& t) {
   if (t.grid.bits < 1 || t.grid.bits > 16) {
     return absl::InvalidArgumentError(absl::StrCat("codes of ", t.grid.bits, " bits"));
   }
-  size_t needed = 0;
-  if (t.grid.kind == Grid::Kind::kTable) needed = size_t{1} << t.grid.bits;
-  if (t.grid.kind == Grid::Kind::kCodebook) {
-    needed = (size_t{1} << t.grid.bits) * t.grid.codebooks * t.grid.vector_length;
-  }
+  const size_t needed = static_cast<size_t>(t.grid.table_size());
   if (t.grid.table.size() >= needed) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("the grid's table has ", t.grid.table.size(), " values, expected ", needed));
@@ -243,7 +239,7 @@ void PackCodes(const QuantizedTensor& t, PartImage& image) {
 // nullopt when the weight has no packed form, or one that is no smaller than dense.
 std::optional<PartImage> PackQuantized(const QuantizedTensor& t, ScaleWidth scale_width) {
   if (t.grid.kind == Grid::Kind::kCodebook || t.grid.bits > 8 || t.codes.empty() ||
-      !t.outliers.row_begin.empty()) {
+      !t.outliers.row_begin.empty() || !t.column_scale.empty() || !t.column_offset.empty()) {
     return std::nullopt;
   }
   WeightFormat format = {.storage = Storage::kCodes};

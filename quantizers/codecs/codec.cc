@@ -2,6 +2,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "quantizers/codecs/aqlm.h"
 #include "quantizers/codecs/autoround.h"
 #include "quantizers/codecs/awq.h"
 #include "quantizers/codecs/bitnet.h"
@@ -18,7 +19,9 @@
 #include "quantizers/codecs/quantization_config.h"
 #include "quantizers/codecs/quanto.h"
 #include "quantizers/codecs/quark.h"
+#include "quantizers/codecs/spqr.h"
 #include "quantizers/codecs/torchao.h"
+#include "quantizers/codecs/vptq.h"
 
 namespace quantd {
 
@@ -80,12 +83,24 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
     ASSIGN_OR_RETURN(BitNetConfig parsed, ParseBitNetConfig(config.quantization_config));
     return std::make_unique<BitNetCodec>(std::move(parsed), config);
   }
+  if (method == "spqr") {
+    ASSIGN_OR_RETURN(SpqrConfig parsed, ParseSpqrConfig(config.quantization_config));
+    return std::make_unique<SpqrCodec>(std::move(parsed));
+  }
+  if (method == "aqlm") {
+    ASSIGN_OR_RETURN(AqlmConfig parsed, ParseAqlmConfig(config.quantization_config));
+    return std::make_unique<AqlmCodec>(std::move(parsed));
+  }
+  if (method == "vptq") {
+    ASSIGN_OR_RETURN(VptqConfig parsed, ParseVptqConfig(config.quantization_config));
+    return std::make_unique<VptqCodec>(std::move(parsed));
+  }
   return absl::UnimplementedError(absl::StrCat(
       "quantization_config.quant_method: found \"",
       absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
       "\", expected one of bitsandbytes, compressed-tensors, "
       "fp8, mxfp8, fbgemm_fp8, eetq, gptq, torchao, higgs, hqq, quark, quanto, bitnet, awq, "
-      "auto-round"));
+      "auto-round, spqr, aqlm, vptq"));
 }
 
 }  // namespace quantd

@@ -67,6 +67,13 @@ class Codec {
       const std::vector<WrittenParameter>& /*parameters*/) const {
     return {};
   }
+  // The quantization_config of a checkpoint that holds exactly these tensors (by their full names),
+  // for upstreams that repeat their sizes in it; `quantization_config` is what it is without them.
+  virtual absl::StatusOr<std::string> ConfigOfStored(
+      const std::string& quantization_config,
+      const std::map<std::string, Shape>& /*stored*/) const {
+    return quantization_config;
+  }
 };
 
 // The codec that reads a checkpoint with this quantization_config (JSON text). INVALID_ARGUMENT for

@@ -67,6 +67,68 @@ TEST(QuantizedTensor, UndoesThePermutationAndAddsOutliers) {
   EXPECT_EQ(Dequantize(t), (std::vector<float>{2, 14, 0.5, -8, -32, -4, 0, 0}));
 }
 
+// Vectors of two rows from a codebook of four and a residual one of two.
+QuantizedTensor ThreeByTwoOfCodebooks() {
+  QuantizedTensor t;
+  t.rows = 3;
+  t.cols = 2;
+  t.grid = {.kind = Grid::Kind::kCodebook,
+            .bits = 2,
+            .table = {0, 0, 1, 2, 3, 4, 5, 6, 10, 20, 30, 40},
+            .vector_rows = 2,
+            .codebooks = 2,
+            .residual_bits = 1};
+  t.wide_codes = {1, 0, 2, 1, 3, 1, 0, 0};
+  t.block = {0, 0, false};
+  t.scale = {1};
+  return t;
+}
+
+TEST(QuantizedTensor, SumsTheVectorsOfCodebooks) {
+  const QuantizedTensor t = ThreeByTwoOfCodebooks();
+  ASSERT_TRUE(Validate(t).ok()) << Validate(t);
+  EXPECT_EQ(Dequantize(t), (std::vector<float>{11, 33, 22, 44, 35, 10}));
+  EXPECT_DOUBLE_EQ(t.bits_per_weight(), (4 * 3 + 32) / 6.0);
+}
+
+TEST(QuantizedTensor, LeadingColumnsHaveCodebooksOfTheirOwn) {
+  QuantizedTensor t = ThreeByTwoOfCodebooks();
+  t.cols = 3;
+  ColumnRun run{.cols = 1, .grid = {.kind = Grid::Kind::kCodebook, .bits = 1, .table = {7, 9}}};
+  run.wide_codes = {0, 1, 0};
+  t.leading.push_back(run);
+  ASSERT_TRUE(Validate(t).ok()) << Validate(t);
+  EXPECT_EQ(Dequantize(t), (std::vector<float>{7, 11, 33, 9, 22, 44, 7, 35, 10}));
+  t.leading[0].wide_codes[1] = 2;
+  EXPECT_FALSE(Validate(t).ok());
+  t.leading[0] = run;
+  t.leading[0].cols = 4;
+  EXPECT_FALSE(Validate(t).ok());
+}
+
+TEST(QuantizedTensor, ColumnsAreScaledInTheInputsOrder) {
+  QuantizedTensor t = TwoByFour();
+  t.input.permutation = {3, 2, 1, 0};
+  t.column_scale = {1, 2, 3, 4};
+  t.column_offset = {0, 0, 0.5f, 0};
+  ASSERT_TRUE(Validate(t).ok());
+  EXPECT_EQ(Dequantize(t), (std::vector<float>{2, 28, 0.5, -32, -32, -8, 0.5, 0}));
+  t.column_scale.pop_back();
+  EXPECT_FALSE(Validate(t).ok());
+}
+
+TEST(QuantizedTensor, ValidateChecksCodebooks) {
+  QuantizedTensor t = ThreeByTwoOfCodebooks();
+  t.wide_codes[1] = 2;  // beyond the residual codebook
+  EXPECT_FALSE(Validate(t).ok());
+  t = ThreeByTwoOfCodebooks();
+  t.grid.table.pop_back();
+  EXPECT_FALSE(Validate(t).ok());
+  t = ThreeByTwoOfCodebooks();
+  t.grid.bits = 17;
+  EXPECT_FALSE(Validate(t).ok());
+}
+
 TEST(QuantizedTensor, ValidateNamesWhatIsWrong) {
   QuantizedTensor t = TwoByFour();
   EXPECT_TRUE(Validate(t).ok());

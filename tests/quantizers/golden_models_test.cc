@@ -91,7 +91,7 @@ void CheckModel(const std::string& folder, const TensorMap& source) {
 // Checkpoints of calibrated methods: what they hold depends on more than the source.
 TEST(GoldenModels, CalibratedOnesComeBack) {
   int models = 0;
-  for (const std::string method : {"awq", "autoround", "gptq"}) {
+  for (const std::string method : {"awq", "autoround", "gptq", "aqlm", "spqr", "vptq"}) {
     for (const std::string& variant : GoldenVariants(method, "model-")) {
       SCOPED_TRACE(method + "/" + variant);
       const std::string folder = GoldenRoot() + "/" + method + "/" + variant;
