@@ -32,6 +32,8 @@ struct JobPlan {
   std::vector<PlannedParameter> parameters;    // in the order they are written
   std::string fingerprint;                     // of source, recipe and output options
   std::string config_json;                     // folders
+  std::string quantization_config;             // in config_json; "" for none
+  ModelConfig output;                          // folders: what config_json says
   SideFiles side_files;                        // folders
   GgufMetadata metadata;                       // GGUF
   std::vector<float> rope_frequency_divisors;  // GGUF: written as rope_freqs.weight when not empty

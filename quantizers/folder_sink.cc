@@ -37,7 +37,8 @@ class FolderSink final : public CheckpointSink {
     for (const auto& [name, content] : plan_.side_files) {
       RETURN_IF_ERROR(writer_->WriteSideFile(name, content));
     }
-    return writer_->Finish(plan_.config_json);
+    ASSIGN_OR_RETURN(const std::string config_json, ConfigJson());
+    return writer_->Finish(config_json);
   }
 
   absl::Status Suspend() override { return writer_->Suspend(); }
@@ -64,6 +65,14 @@ class FolderSink final : public CheckpointSink {
   }
 
  private:
+  // With what the quantization_config says of the stored tensors.
+  absl::StatusOr<std::string> ConfigJson() const {
+    if (plan_.codec == nullptr || plan_.quantization_config.empty()) return plan_.config_json;
+    ASSIGN_OR_RETURN(const std::string config,
+                     plan_.codec->ConfigOfStored(plan_.quantization_config, writer_->stored()));
+    return WriteHfConfig(plan_.output, config);
+  }
+
   const JobPlan& plan_;
   std::unique_ptr<CheckpointFolderWriter> writer_;
 };

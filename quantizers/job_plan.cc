@@ -141,7 +141,8 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
                              .kept_dtype = KeptDType(parameter, source, dtype),
                              .layer = LayerOf(parameter)};
     if (recipe != nullptr && IsWeightMatrix(parameter)) {
-      const ModuleInfo module = MakeModuleInfo(parameter, config);
+      ModuleInfo module = MakeModuleInfo(parameter, config);
+      module.has_bias = HasBias(source, parameter.name);
       planned.scheme = recipe->SchemeFor(module, config);
       if (planned.scheme != nullptr) {
         quantized.push_back(module);
@@ -184,6 +185,8 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
   }
   ASSIGN_OR_RETURN(plan.config_json, WriteHfConfig(output, quantization_config));
   plan.codec = recipe ? recipe->codec() : nullptr;
+  plan.quantization_config = std::move(quantization_config);
+  plan.output = std::move(output);
   return plan;
 }
 

@@ -172,7 +172,13 @@ absl::StatusOr<QuantizedMatrix> QuantizeMatrix(const TensorView& weight,
     result.quantization_config = WriteGgufMatrixConfig({type, weight.shape});
   } else {
     ASSIGN_OR_RETURN(result.tensors, recipe.codec()->Encode(quantized));
-    result.quantization_config = recipe.QuantizationConfigFor(config, {module});
+    std::map<std::string, Shape> stored;
+    for (const NamedTensor& named : result.tensors) {
+      stored[absl::StrCat(module.name, ".", named.name)] = named.tensor.shape;
+    }
+    ASSIGN_OR_RETURN(
+        result.quantization_config,
+        recipe.codec()->ConfigOfStored(recipe.QuantizationConfigFor(config, {module}), stored));
   }
   return result;
 }

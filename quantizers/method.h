@@ -31,7 +31,8 @@ struct ModuleInfo {
   bool is_last = false;              // the module of the last parameter
   int64_t rows = 0;
   int64_t cols = 0;
-  int layer = -1;  // index of the decoder/encoder block, -1 outside
+  int layer = -1;         // index of the decoder/encoder block, -1 outside
+  bool has_bias = false;  // set where a job's modules are listed
 };
 
 // A method with its options fixed, ready to work on a model. Immutable.
@@ -125,6 +126,9 @@ Method QuantoMethod();
 Method BitNetMethod();
 Method AwqMethod();
 Method AutoRoundMethod();
+Method SpqrMethod();
+Method AqlmMethod();
+Method VptqMethod();
 
 // Transformers' rule for skip lists: a pattern matches as a regex anchored at the start that ends
 // at a dot boundary, or as a suffix of the module name

@@ -26,6 +26,9 @@ const std::vector<Method>& Table() {
       BitNetMethod(),
       AwqMethod(),
       AutoRoundMethod(),
+      SpqrMethod(),
+      AqlmMethod(),
+      VptqMethod(),
       GgufMethod(),
   };
   return *table;

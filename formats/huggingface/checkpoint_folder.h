@@ -68,6 +68,9 @@ class CheckpointFolderWriter {
   virtual absl::Status Add(absl::string_view name, const TensorView& tensor) = 0;
   virtual absl::Status CompleteGroup(absl::string_view group) = 0;
 
+  // Shapes of all tensors that are there so far, by name.
+  virtual std::map<std::string, Shape> stored() const = 0;
+
   virtual absl::Status WriteSideFile(absl::string_view relative_name,
                                      absl::string_view content) = 0;
   // Names the shards, writes index and config.json, removes the journal and commits. Returns the

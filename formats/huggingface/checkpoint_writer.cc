@@ -56,6 +56,7 @@ class JournaledWriter : public CheckpointFolderWriter {
   bool IsComplete(absl::string_view group) const override { return complete_.contains(group); }
   absl::Status Add(absl::string_view name, const TensorView& tensor) override;
   absl::Status CompleteGroup(absl::string_view group) override;
+  std::map<std::string, Shape> stored() const override;
   absl::Status WriteSideFile(absl::string_view relative_name, absl::string_view content) override;
   absl::StatusOr<uint64_t> Finish(const std::string& config_json) override;
   AtomicOutput& output() override { return *output_; }
@@ -238,6 +239,14 @@ absl::Status JournaledWriter::Flush() {
   pending_lines_.clear();
   last_flush_ = std::chrono::steady_clock::now();
   return absl::OkStatus();
+}
+
+std::map<std::string, Shape> JournaledWriter::stored() const {
+  std::map<std::string, Shape> shapes;
+  for (const auto& shard : shards_) {
+    for (const TensorInfo& info : shard->tensors()) shapes[info.name] = info.shape;
+  }
+  return shapes;
 }
 
 absl::Status JournaledWriter::WriteSideFile(absl::string_view relative_name,

@@ -104,7 +104,8 @@ void TokenizerSeeds() {
 
 // The stored tensors of a quantized matrix in codec_fuzz's text: small ones with their content,
 // where it does not hold the text's own separators.
-std::string CodecText(const Recipe& recipe, const std::vector<NamedTensor>& tensors) {
+std::string CodecText(const Recipe& recipe, const ModuleInfo& module,
+                      const std::vector<NamedTensor>& tensors) {
   ModelConfig config;
   config.dtype = DType::kBF16;
   std::string lines;
@@ -117,7 +118,7 @@ std::string CodecText(const Recipe& recipe, const std::vector<NamedTensor>& tens
                                                         : absl::StrJoin(tensor.shape, ","),
                     "\n");
   }
-  return Joined({recipe.QuantizationConfig(config), lines, "\x3c\x3c"});
+  return Joined({recipe.QuantizationConfigFor(config, {module}), lines, "\x3c\x3c"});
 }
 
 void CodecSeed(const std::string& seed, const std::string& method,
@@ -132,9 +133,9 @@ void CodecSeed(const std::string& seed, const std::string& method,
   const Scheme* scheme = recipe->SchemeFor(module, ModelConfig{});
   if (scheme == nullptr) throw std::runtime_error(method + " keeps the matrix");
   const DType dtype = recipe->InputDType().value_or(DType::kBF16);
-  const InputStats none;  // GPTQ rounds to nearest then
-  const auto weight = scheme->Quantize(Matrix(dtype, module.rows, module.cols), &none).value();
-  Write("codec_fuzz", seed, CodecText(*recipe, recipe->codec()->Encode(weight).value()));
+  const InputStats stats;  // no token: calibrated methods take all inputs for alike
+  const auto weight = scheme->Quantize(Matrix(dtype, module.rows, module.cols), &stats).value();
+  Write("codec_fuzz", seed, CodecText(*recipe, module, recipe->codec()->Encode(weight).value()));
 }
 
 void CodecSeeds() {
@@ -147,6 +148,11 @@ void CodecSeeds() {
   CodecSeed("gptq", "gptq", {});
   CodecSeed("gptq-3", "gptq", {{"bits", "3"}, {"sym", "false"}});
   CodecSeed("gptq-planar", "gptq", {{"bits", "5"}, {"group_size", "32"}});
+  CodecSeed("spqr", "spqr", {});
+  CodecSeed("spqr-ptcsr", "spqr", {{"sparse_strategy", "ptcsr"}});
+  CodecSeed("aqlm", "aqlm",
+            {{"nbits_per_codebook", "5"}, {"num_codebooks", "2"}, {"max_epochs", "1"}});
+  CodecSeed("vptq", "vptq", {{"num_centroids", "-1,16"}, {"num_res_centroids", "-1,4"}});
   for (const char* scheme : {"W8A8", "W4A16_ASYM", "FP8_DYNAMIC", "NVFP4A16", "MXFP4A16"}) {
     CodecSeed(absl::StrCat("compressed-tensors-", scheme), "compressed-tensors",
               {{"scheme", scheme}});

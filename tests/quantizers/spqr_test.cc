@@ -4,7 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "core/float_types.h"
-#include "tests/quantizers/golden.h"
+#include "core/parallel.h"
+#include "tests/quantizers/calibrated.h"
 
 namespace quantd {
 namespace {
@@ -51,12 +52,118 @@ TEST_P(SpqrGolden, ReadsAndWritesUpstreamsBytes) {
   EXPECT_TRUE(std::equal(decoded->codes.begin(), decoded->codes.end(), codes));
 }
 
+// The quantizer's settings as the variant's name tells them.
+std::map<std::string, std::string> OptionsOf(const std::string& variant) {
+  const auto has = [&variant](const char* word) { return variant.find(word) != std::string::npos; };
+  return {{"outlier_threshold", has("no-outliers")  ? "none"
+                                : has("simplified") ? "0.1"
+                                                    : "0.2"},
+          {"simplified_outliers", has("simplified") ? "true" : "false"},
+          {"permutation_order", has("actorder") ? "act_order" : "identity"},
+          {"sparse_strategy", has("ptcsr") ? "ptcsr" : "csr"}};
+}
+
+// Upstream's Cholesky sums in another order: the golden data allows 1 of 100 codes to differ, and
+// none does.
+TEST_P(SpqrGolden, QuantizesToUpstreamsCodes) {
+  const TensorMap input = ReadSafetensors(folder() + "/input.safetensors");
+  const TensorMap stored = ReadSafetensors(folder() + "/quantized.safetensors");
+  const std::vector<float> gram = GramOf(input.at("X_calib"));
+  const auto recipe = MakeRecipe("spqr", OptionsOf(GetParam()));
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const QuantizedTensor ours = QuantizeWithGram(**recipe, input.at("weight"), gram, 256);
+  const QuantizedTensor theirs = *SpqrOf()->Decode(MemoryModule(stored));
+  ASSERT_EQ(ours.codes.size(), theirs.codes.size());
+  size_t same = 0;
+  for (size_t i = 0; i < ours.codes.size(); ++i) same += ours.codes[i] == theirs.codes[i];
+  EXPECT_GE(static_cast<double>(same), 0.99 * static_cast<double>(ours.codes.size()));
+  EXPECT_EQ(ours.outliers.row_begin, theirs.outliers.row_begin);
+  EXPECT_EQ(ours.input.permutation, theirs.input.permutation);
+  EXPECT_LE(LayerError(Dequantize(ours), input.at("weight"), gram),
+            1.02 * LayerError(Dequantize(theirs), input.at("weight"), gram));
+}
+
+TEST_P(SpqrGolden, ExactOutliersAreWhatTheDensePartLacks) {
+  const TensorMap input = ReadSafetensors(folder() + "/input.safetensors");
+  const std::vector<float> gram = GramOf(input.at("X_calib"));
+  std::map<std::string, std::string> options = OptionsOf(GetParam());
+  const QuantizedTensor plain =
+      QuantizeWithGram(**MakeRecipe("spqr", options), input.at("weight"), gram, 256);
+  options["exact_outliers"] = "true";
+  const QuantizedTensor exact =
+      QuantizeWithGram(**MakeRecipe("spqr", options), input.at("weight"), gram, 256);
+  const double before = LayerError(Dequantize(plain), input.at("weight"), gram);
+  const double after = LayerError(Dequantize(exact), input.at("weight"), gram);
+  EXPECT_LE(after, (plain.outliers.value.empty() ? 1.0 : 0.6) * before);
+}
+
 INSTANTIATE_TEST_SUITE_P(Variants, SpqrGolden, testing::ValuesIn(GoldenVariants("spqr", "linear-")),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+TensorMap Input() { return ReadSafetensors(GoldenRoot() + "/spqr/linear-ptcsr/input.safetensors"); }
+
+TEST(Spqr, StopsWhenAskedAndDoesNotDependOnThreads) {
+  const TensorMap input = Input();
+  const std::vector<float> gram = GramOf(input.at("X_calib"));
+  const auto recipe = *MakeRecipe("spqr", {});
+  EXPECT_EQ(QuantizeStopped(*recipe, input.at("weight"), gram).code(),
+            absl::StatusCode::kCancelled);
+  const auto quantize = [&](int threads) {
+    SetComputeThreads(threads);
+    const QuantizedTensor weight = QuantizeWithGram(*recipe, input.at("weight"), gram, 256);
+    SetComputeThreads(0);
+    return MemoryModule::ToMap(*recipe->codec()->Encode(weight));
+  };
+  EXPECT_EQ(Difference(quantize(3), quantize(1)), "");
+}
+
+TEST(Spqr, NeedsCalibration) {
+  const auto recipe = *MakeRecipe("spqr", {});
+  ModuleInfo info;
+  info.name = "model.layers.0.mlp.up_proj";
+  info.layer = 0;
+  const Scheme* scheme = recipe->SchemeFor(info, ModelConfig());
+  ASSERT_NE(scheme, nullptr);
+  EXPECT_TRUE(scheme->Needs().required());
+  EXPECT_EQ(scheme->Quantize(Input().at("weight"), nullptr).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_FALSE(scheme->CheckShape(24, 32).ok());
+  EXPECT_FALSE(scheme->CheckShape(32, 32768).ok());
+  info.name = "lm_head";
+  EXPECT_EQ(recipe->SchemeFor(info, ModelConfig()), nullptr);
+  for (const char* wrong : {"-1", "inf", "nan", "much"}) {
+    EXPECT_FALSE(MakeRecipe("spqr", {{"outlier_threshold", wrong}}).ok()) << wrong;
+  }
+}
+
+TEST(Spqr, RefusesBrokenTensors) {
+  const TensorMap good =
+      ReadSafetensors(GoldenRoot() + "/spqr/linear-csr-actorder/quantized.safetensors");
+  CheckSpoiltAreRefused(
+      *SpqrOf(), good,
+      {{"no offsets", Without("row_offsets"), "row_offsets: the tensor is missing"},
+       {"no outliers", Without("col_vals"), "col_vals: the tensor is missing"},
+       {"no order", Without("in_perm"), "in_perm: the tensor is missing"},
+       {"too few words", Zeros("dense_weights", DType::kI64, {383}), "fit no matrix"},
+       {"no words", Zeros("dense_weights", DType::kI64, {0}), "fit no matrix"},
+       {"a matrix of words", Zeros("dense_weights", DType::kI64, {24, 16}), "one dimension"},
+       {"words of 32 bits", Zeros("dense_weights", DType::kI32, {384}), "expected I64"},
+       {"high bits", SetElement<uint64_t>("dense_weights", 5, uint64_t{1} << 63), "word 5"},
+       {"bytes differ", SetElement<uint64_t>("dense_weights", 3, 0), "word 3 repeats another"},
+       {"too few offsets", Zeros("row_offsets", DType::kI32, {64}), "fit no matrix"},
+       {"late start", SetElement<int32_t>("row_offsets", 0, 1), "found 1 at element 0"},
+       {"falling offsets", SetElement<int32_t>("row_offsets", 9, 100000), "element 10"},
+       {"negative offset", SetElement<int32_t>("row_offsets", 1, -1), "found -1 at element 1"},
+       {"more outliers", Zeros("col_vals", DType::kI32, {999}), "the 999 elements"},
+       {"column too high", SetElement<uint32_t>("col_vals", 2, 96), "element 2 says column 96"},
+       {"infinite value", SetElement<uint32_t>("col_vals", 0, 0x7c000000), "element 0 says column"},
+       {"column twice", SetElement<uint32_t>("in_perm", 0, 0x00050005), "found 5 at element 1"},
+       {"column above", SetElement<uint32_t>("in_perm", 47, 0xffff0000), "in_perm"}});
+}
 
 TEST(SpqrConfig, ShapesAreThoseOfTheStoredTensors) {
   const TensorMap tensors =

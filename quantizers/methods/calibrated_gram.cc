@@ -1,0 +1,35 @@
+#include "quantizers/methods/calibrated_gram.h"
+
+#include "absl/strings/str_cat.h"
+#include "core/float_types.h"
+
+namespace quantd {
+
+absl::StatusOr<std::vector<float>> MeanGram(const InputStats* stats, int64_t cols,
+                                            absl::string_view method) {
+  if (stats == nullptr || (stats->tokens > 0 && stats->gram.empty())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(method, " is fitted to inputs of the layer: give calibration data"));
+  }
+  std::vector<float> gram(cols * cols);
+  if (stats->tokens <= 0) {
+    stats->Warn("no calibration token reaches it; all inputs count alike");
+    for (int64_t c = 0; c < cols; ++c) gram[c * (cols + 1)] = 1;
+    return gram;
+  }
+  const auto tokens = static_cast<float>(stats->tokens);
+  for (size_t i = 0; i < gram.size(); ++i) gram[i] = stats->gram[i] / tokens;
+  return gram;
+}
+
+StopRequest StopOf(const InputStats& stats) {
+  return [&stats] { return stats.stopped(); };
+}
+
+std::vector<float> FloatsOf(const TensorView& weight) {
+  std::vector<float> values(weight.elements());
+  LoadFloats(weight, 0, weight.elements(), values.data());
+  return values;
+}
+
+}  // namespace quantd
