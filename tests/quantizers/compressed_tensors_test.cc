@@ -82,5 +82,29 @@ TEST_P(CompressedTensorsGolden, DecodesAndEncodesToTheSameBytes) {
 
 INSTANTIATE_TEST_SUITE_P(Upstream, CompressedTensorsGolden, testing::ValuesIn(Variants()));
 
+// Upstream has no compressor for these since 0.15: by the format of the document, by that of a
+// group, and as sparsity beside a quantization.
+TEST(CompressedTensors, RefusesTheSparseFormatsByName) {
+  const nlohmann::json scheme = {{"targets", {"Linear"}}, {"weights", {{"num_bits", 8}}}};
+  for (const std::string format : {"sparse-bitmask", "sparse-24-bitmask", "marlin-24"}) {
+    nlohmann::json whole = ConfigOf(scheme, "0.12.2");
+    whole["format"] = format;
+    nlohmann::json group = ConfigOf(scheme, "0.12.2");
+    group["config_groups"]["group_0"]["format"] = format;
+    nlohmann::json beside = ConfigOf(scheme, "0.12.2");
+    beside["format"] = "int-quantized";
+    beside["sparsity_config"] = {{"format", format}, {"targets", {"Linear"}}};
+    const nlohmann::json alone = {{"quant_method", "compressed-tensors"},
+                                  {"sparsity_config", {{"format", format}}}};
+    for (const nlohmann::json& config : {whole, group, beside, alone}) {
+      const absl::Status status = CodecFor(ConfigWith(config.dump(), DType::kF32)).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << config << status;
+      EXPECT_TRUE(absl::StrContains(status.message(), "format: found \"" + format + "\""))
+          << status;
+      EXPECT_EQ(RecipeFromConfig(config.dump()).status(), status);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quantd
