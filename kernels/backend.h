@@ -97,6 +97,20 @@ enum class Activation {
   kTanh,
 };
 
+// What a matrix asks of its inputs after the norm, in this order.
+struct InputSteps {
+  const DeviceArray* multiplier = nullptr;  // [1, W.cols]: inputs are multiplied by it; or null
+  // Above 1: runs of so many inputs, a power of two that divides W.cols, are multiplied by the
+  // normalized Hadamard matrix.
+  int64_t hadamard_size = 0;
+  // Every token is rounded to whole 127ths of its largest magnitude, half to even (BitNet's
+  // dynamic int8 inputs; magnitudes below 1e-5 count as that). Not after a multiplier or rotation.
+  bool int8_tokens = false;
+  // [1, stack]; only with int8_tokens. Then tokens go in as those whole numbers, and the sum of a
+  // row is divided by divisor[row] * (127 / largest magnitude): exact where W is whole too.
+  const DeviceArray* int8_divisor = nullptr;
+};
+
 // y = activation( norm(x) W^T + bias ) + residual
 //
 // With `stack_rows`, W is only the rows [first_row, first_row + W.rows) of a stack of that many:
@@ -106,10 +120,8 @@ struct LinearArgs {
   const PackedWeight* weight = nullptr;
   const DeviceArray* bias = nullptr;  // [1, W.rows] or null
   Norm norm;                          // applied to x first
-  // Then every token is rounded to whole 127ths of its largest magnitude, half to even (BitNet's
-  // dynamic int8 inputs; magnitudes below 1e-5 count as that).
-  bool int8_tokens = false;
-  const DeviceArray* x = nullptr;  // [>= tokens, W.cols]
+  InputSteps steps;                   // and then these
+  const DeviceArray* x = nullptr;     // [>= tokens, W.cols]
   int64_t tokens = 0;
   Activation activation = Activation::kNone;
   const DeviceArray* residual = nullptr;  // [>= tokens, y.cols]; may be y itself

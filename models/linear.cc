@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -87,20 +88,63 @@ absl::StatusOr<std::unique_ptr<DeviceArray>> LoadBias(const ModelSource& source,
   return UploadRow(backend, bias);
 }
 
-// What a weight asks of its inputs beside what WithoutInputTransform undoes.
-const InputTransform* InputOf(const Weight& weight) {
-  const auto* quantized = std::get_if<QuantizedTensor>(&weight);
-  const bool treated = quantized != nullptr &&
-                       (quantized->input.int8_tokens || !quantized->input.norm_weight.empty());
-  return treated ? &quantized->input : nullptr;
+// Takes rotation and channel scales off the weight, for inputs that are to be rotated and scaled
+// instead: in fast compute, where codes stay packed. Not where inputs are rounded after them.
+InputTransform TakeTransform(const PackOptions& options, Weight& weight) {
+  InputTransform taken;
+  auto* quantized = std::get_if<QuantizedTensor>(&weight);
+  if (quantized == nullptr) return taken;
+  InputTransform& input = quantized->input;
+  taken.int8_tokens = input.int8_tokens;
+  taken.norm_weight = input.norm_weight;
+  taken.norm_epsilon = input.norm_weight.empty() ? 0.0f : input.norm_epsilon;
+  if (options.compute == Compute::kExact || input.int8_tokens) return taken;
+  std::swap(taken.channel_scale, input.channel_scale);
+  std::swap(taken.hadamard_size, input.hadamard_size);
+  if (taken.hadamard_size <= 1) taken.hadamard_size = 0;
+  return taken;
 }
 
-bool TakeSameInputs(const Weight& a, const Weight& b) {
-  const InputTransform* left = InputOf(a);
-  const InputTransform* right = InputOf(b);
-  if (left == nullptr || right == nullptr) return left == right;
-  return left->int8_tokens == right->int8_tokens && left->norm_weight == right->norm_weight &&
-         (left->norm_weight.empty() || left->norm_epsilon == right->norm_epsilon);
+bool AreSame(const InputTransform& a, const InputTransform& b) {
+  return a.channel_scale == b.channel_scale && a.hadamard_size == b.hadamard_size &&
+         a.norm_weight == b.norm_weight && a.norm_epsilon == b.norm_epsilon &&
+         a.int8_tokens == b.int8_tokens;
+}
+
+// The float with the fewest significant bits whose reciprocal is `factor`: scales by which an
+// ecosystem divides are short (bfloat16), and come here as factors.
+float DivisorOf(float factor) {
+  const float nearest = 1.0f / factor;
+  for (uint32_t dropped = 0xffff; dropped > 0; dropped >>= 1) {
+    uint32_t bits;
+    std::memcpy(&bits, &nearest, sizeof bits);
+    bits = (bits + dropped / 2 + 1) & ~dropped;
+    float divisor;
+    std::memcpy(&divisor, &bits, sizeof divisor);
+    if (1.0f / divisor == factor) return divisor;
+  }
+  return nearest;
+}
+
+// For exact compute with int8 inputs: products of whole numbers, whose sums are exact in float32
+// whatever their order, are scaled at last, as upstream does. One rounding more or less would move
+// some input of the next layer to another of its 127 steps. Leaves the whole numbers in `weight`
+// and returns what their sums are divided by; nullopt where the weight is more than scaled codes.
+std::optional<float> TakeScale(const PackOptions& options, Weight& weight) {
+  auto* t = std::get_if<QuantizedTensor>(&weight);
+  if (t == nullptr || options.compute != Compute::kExact || !t->input.int8_tokens ||
+      t->grid.kind != Grid::Kind::kUniform || t->block_count() != 1 || !t->zero_point.empty() ||
+      !t->offset.empty() || !t->outliers.column.empty() || !t->input.permutation.empty() ||
+      !t->input.channel_scale.empty() || t->input.hadamard_size > 1) {
+    return std::nullopt;
+  }
+  const float factor = t->scale[0] * t->post_scale;
+  if (!(factor > 0) || !std::isfinite(1.0f / factor)) return std::nullopt;
+  t->scale = {1.0f};
+  t->post_scale = 1.0f;
+  t->nested.reset();
+  t->dequantized_dtype = DType::kF32;
+  return DivisorOf(factor);
 }
 
 // Makes `array` at least [rows, cols].
@@ -132,15 +176,20 @@ absl::StatusOr<std::unique_ptr<DeviceArray>> UploadRow(Backend& backend,
   return array;
 }
 
-absl::StatusOr<Linear::Piece> Linear::PackPiece(Backend& backend, std::vector<Weight> weights,
+absl::StatusOr<Linear::Piece> Linear::PackPiece(Backend& backend, const InputTransform& input,
+                                                std::vector<Weight> weights,
                                                 const PackOptions& options) {
   Piece piece;
-  if (const InputTransform* input = InputOf(weights.front())) {
-    piece.int8_tokens = input->int8_tokens;
-    piece.norm_epsilon = input->norm_epsilon;
-    if (!input->norm_weight.empty()) {
-      ASSIGN_OR_RETURN(piece.norm_weight, UploadRow(backend, input->norm_weight));
-    }
+  piece.int8_tokens = input.int8_tokens;
+  piece.hadamard_size = input.hadamard_size;
+  piece.norm_epsilon = input.norm_epsilon;
+  if (!input.norm_weight.empty()) {
+    ASSIGN_OR_RETURN(piece.norm_weight, UploadRow(backend, input.norm_weight));
+  }
+  if (!input.channel_scale.empty()) {
+    std::vector<float> multiplier = input.channel_scale;
+    for (float& value : multiplier) value = 1.0f / value;
+    ASSIGN_OR_RETURN(piece.multiplier, UploadRow(backend, multiplier));
   }
   std::vector<const Weight*> pointers;
   for (Weight& weight : weights) {
@@ -156,11 +205,15 @@ absl::StatusOr<Linear> Linear::Load(const ModelSource& source, Backend& backend,
                                     const PackOptions& options) {
   Linear linear;
   std::vector<float> bias_scales;
-  std::vector<Weight> run;  // parts of the next piece
+  std::vector<float> divisors;  // of all rows, where sums are divided
+  std::vector<Weight> run;      // parts of the next piece
+  InputTransform run_input;
+  bool run_counts = false;
   int64_t run_rows = 0;
   const auto finish_run = [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(Piece piece, PackPiece(backend, std::move(run), options));
+    ASSIGN_OR_RETURN(Piece piece, PackPiece(backend, run_input, std::move(run), options));
     piece.first_row = linear.rows_;
+    piece.int8_counts = run_counts;
     linear.pieces_.push_back(std::move(piece));
     linear.rows_ += run_rows;
     run.clear();
@@ -172,11 +225,22 @@ absl::StatusOr<Linear> Linear::Load(const ModelSource& source, Backend& backend,
                      ReadMatrix(source, absl::StrCat(part.module, ".weight"), part.rows, cols));
     const auto* quantized = std::get_if<QuantizedTensor>(&weight);
     bias_scales.push_back(quantized == nullptr ? 1.0f : quantized->bias_scale);
-    if (!run.empty() && !TakeSameInputs(run.front(), weight)) RETURN_IF_ERROR(finish_run());
+    const std::optional<float> divisor = TakeScale(options, weight);
+    InputTransform input = TakeTransform(options, weight);
+    divisors.insert(divisors.end(), static_cast<size_t>(part.rows), divisor.value_or(1.0f));
+    if (!run.empty() && !(AreSame(run_input, input) && run_counts == divisor.has_value())) {
+      RETURN_IF_ERROR(finish_run());
+    }
+    run_input = std::move(input);
+    run_counts = divisor.has_value();
     run.push_back(std::move(weight));
     run_rows += part.rows;
   }
   RETURN_IF_ERROR(finish_run());
+  const auto counts = [](const Piece& piece) { return piece.int8_counts; };
+  if (std::any_of(linear.pieces_.begin(), linear.pieces_.end(), counts)) {
+    ASSIGN_OR_RETURN(linear.int8_divisor_, UploadRow(backend, divisors));
+  }
   for (const Part& part : parts) linear.modules_.push_back(part.module);
   ASSIGN_OR_RETURN(linear.bias_, LoadBias(source, backend, parts, bias_scales));
   return linear;
@@ -188,8 +252,15 @@ absl::Status Linear::Apply(Backend& backend, LinearArgs args) const {
   if (pieces_.size() > 1 || only.norm_weight != nullptr) return ApplyPiecewise(backend, args);
   args.weight = only.weight.get();
   args.bias = bias_.get();
-  args.int8_tokens = only.int8_tokens;
+  args.steps = StepsOf(only);
   return backend.Linear(args);
+}
+
+InputSteps Linear::StepsOf(const Piece& piece) const {
+  return {.multiplier = piece.multiplier.get(),
+          .hadamard_size = piece.hadamard_size,
+          .int8_tokens = piece.int8_tokens,
+          .int8_divisor = piece.int8_counts ? int8_divisor_.get() : nullptr};
 }
 
 absl::Status Linear::ShowInputs(Backend& backend, const LinearArgs& args) const {
@@ -223,7 +294,7 @@ absl::Status Linear::ApplyPiecewise(Backend& backend, const LinearArgs& args) co
   for (const Piece& piece : pieces_) {
     LinearArgs part = {.weight = piece.weight.get(),
                        .bias = bias_.get(),
-                       .int8_tokens = piece.int8_tokens,
+                       .steps = StepsOf(piece),
                        .x = x,
                        .tokens = args.tokens,
                        .activation = pairs ? Activation::kNone : args.activation,

@@ -54,18 +54,23 @@ class Linear {
     std::unique_ptr<PackedWeight> weight;
     std::unique_ptr<DeviceArray> norm_weight;  // an RMS norm of its own, or null
     float norm_epsilon = 0;
+    std::unique_ptr<DeviceArray> multiplier;  // InputSteps::multiplier, or null
+    int64_t hadamard_size = 0;
     bool int8_tokens = false;
+    bool int8_counts = false;  // tokens go in as whole numbers, as the weights are
     int64_t first_row = 0;
   };
 
-  static absl::StatusOr<Piece> PackPiece(Backend& backend, std::vector<Weight> weights,
-                                         const PackOptions& options);
+  static absl::StatusOr<Piece> PackPiece(Backend& backend, const InputTransform& input,
+                                         std::vector<Weight> weights, const PackOptions& options);
+  InputSteps StepsOf(const Piece& piece) const;
   absl::Status ShowInputs(Backend& backend, const LinearArgs& args) const;
   absl::Status ApplyPiecewise(Backend& backend, const LinearArgs& args) const;
 
   std::vector<Piece> pieces_;
   int64_t rows_ = 0;
   std::unique_ptr<DeviceArray> bias_;
+  std::unique_ptr<DeviceArray> int8_divisor_;  // of the rows of pieces with int8_counts, or null
   std::vector<std::string> modules_;
   InputObserver* observer_ = nullptr;
   // Only piecewise: the inputs after the caller's norm, and gate above up. As tall as the tallest

@@ -45,9 +45,29 @@ absl::StatusOr<int32_t> ContextLength(const ModelConfig& config, const LoadOptio
   return static_cast<int32_t>(std::min<int64_t>(longest, kDefaultContext));
 }
 
-// What a backend makes of one parameter: quantized matrices keep their size but for padding.
-uint64_t PackedEstimate(const SourceParameter& parameter) {
-  return parameter.stored_bytes + (parameter.is_quantized ? parameter.stored_bytes / 8 : 0);
+// Methods whose codes stand for vectors, which no layout keeps packed.
+bool IsVectorCodes(const SourceParameter& parameter) {
+  for (const char* method : {"higgs", "aqlm", "vptq"}) {
+    if (parameter.stored_as == method) return true;
+  }
+  return false;
+}
+
+// What a backend makes of one parameter, from its stored size alone. Exact compute keeps float32.
+// Fast compute keeps codes in 4 or 8 bits (a sixteenth more for scales, or what they take in the
+// file and an eighth for padding), and what it cannot keep packed in 16.
+uint64_t PackedEstimate(const SourceParameter& parameter, Compute compute) {
+  if (parameter.shape.size() != 2) return parameter.stored_bytes;
+  const auto elements = static_cast<uint64_t>(NumElements(parameter.shape));
+  if (compute == Compute::kExact) return 4 * elements;
+  if (!parameter.is_quantized) return parameter.stored_bytes;
+  if (IsVectorCodes(parameter)) return 2 * elements;
+  // 4-bit codes with a float32 scale and offset for 64 of them take 5 bits.
+  const bool is_four_bit = 8 * parameter.stored_bytes <= 5 * elements + elements / 16;
+  const uint64_t codes = is_four_bit ? elements / 2 : elements;
+  const uint64_t held =
+      std::max(parameter.stored_bytes + parameter.stored_bytes / 8, codes + codes / 16);
+  return std::min(held, 2 * elements);
 }
 
 void EstimateDecoder(const ModelConfig& config, const LoadOptions& options, LoadPlan& plan) {
@@ -73,7 +93,7 @@ absl::StatusOr<LoadPlan> PlanLoad(const ModelSource& source, const LoadOptions& 
   LoadPlan plan;
   ASSIGN_OR_RETURN(plan.context_length, ContextLength(config, options));
   for (const SourceParameter& parameter : source.parameters()) {
-    plan.estimate.weight_bytes += PackedEstimate(parameter);
+    plan.estimate.weight_bytes += PackedEstimate(parameter, options.compute);
   }
   if (config.is_encoder()) {
     plan.max_batch_tokens = std::max(kBatchTokens, plan.context_length);

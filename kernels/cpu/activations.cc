@@ -79,6 +79,7 @@ void PreparedActivations::Reset(const ActivationFormat& format, int64_t tokens) 
   format_ = format;
   tokens_ = tokens;
   tiles_ = TileCount(tokens, format.tile);
+  GrowTo(divisor_, tokens);
   const int64_t cols = format.columns.padded_cols();
   GrowTo(data_, tokens * cols * BytesPerColumn(format.format));
   if (format.format != XFormat::kInt16) return;

@@ -43,6 +43,9 @@ class PreparedActivations {
   // Converts token `token`, whose `columns.cols` values are at `row`. `scratch` is the caller's, of
   // at least ScratchFloats(). Different tokens may be stored by different threads.
   void Store(const KernelTable& kernels, int64_t token, const float* row, float* scratch);
+  // What the sums of a token are divided by at last.
+  void SetDivisor(int64_t token, float divisor) { divisor_[static_cast<size_t>(token)] = divisor; }
+  float divisor(int64_t token) const { return divisor_[static_cast<size_t>(token)]; }
   // Points the tile's activation members at tile `index`.
   void Point(int64_t index, IntTile& tile) const;
   void Point(int64_t index, FloatTile& tile) const;
@@ -63,6 +66,7 @@ class PreparedActivations {
   int64_t tiles_ = 0;
   int64_t blocks_ = 0;
   std::vector<std::byte> data_;
+  std::vector<float> divisor_;  // a token
   std::vector<float> scale_;    // kInt16
   std::vector<int32_t> start_;  // kInt16, kConstant
   std::vector<float> sum_;      // kInt16, kZero and kOffset

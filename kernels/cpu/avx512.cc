@@ -57,6 +57,7 @@ const KernelTable& Table() {
       .float_tile = HasBf16() ? RunBf16Tile : RunFloatTile,
       .attention_tile = Attend,
       .normalize = NormalizeRow,
+      .rotate = RotateRow,
       .quantize = QuantizeRow,
       .split_bf16 = SplitBf16Row,
       .to_f16 = F16Row,

@@ -57,6 +57,8 @@ struct KernelTable {
 
   // y = norm(x); y may be x.
   void (*normalize)(const float* x, int64_t n, const RowNorm& norm, float* y);
+  // Runs of `size` values, a power of two that divides n, times the normalized Hadamard matrix.
+  void (*rotate)(float* x, int64_t n, int64_t size);
   // q = round(x / scale) with scale = max|x| / kInt16Most per block of `block` columns (16, 32 or
   // 64, which divides n), as [n / 4][2 terms][4]; and the sums of q per block. A block that is not
   // finite gets the scale NaN.

@@ -64,6 +64,16 @@ bool PairSections(Plan& plan) {
   return true;
 }
 
+bool FitSteps(const LinearArgs& a, int64_t stack) {
+  const InputSteps& s = a.steps;
+  const auto fits = [](const DeviceArray* array, int64_t cols) {
+    return array == nullptr || (array->rows() >= 1 && array->cols() == cols);
+  };
+  const bool rotates = s.hadamard_size <= 1 || ((s.hadamard_size & (s.hadamard_size - 1)) == 0 &&
+                                                a.weight->cols() % s.hadamard_size == 0);
+  return rotates && fits(s.multiplier, a.weight->cols()) && fits(s.int8_divisor, stack);
+}
+
 absl::Status CheckShapes(const LinearArgs& a) {
   if (a.weight == nullptr || a.x == nullptr || a.y == nullptr) {
     return absl::InvalidArgumentError("linear: weight, x and y are required");
@@ -78,7 +88,7 @@ absl::Status CheckShapes(const LinearArgs& a) {
   };
   if (a.tokens >= 0 && inside && a.weight->rows() % half == 0 &&
       fits(a.x, a.tokens, a.weight->cols()) && fits(a.y, a.tokens, width) &&
-      fits(a.residual, a.tokens, width) && fits(a.bias, 1, stack) &&
+      fits(a.residual, a.tokens, width) && fits(a.bias, 1, stack) && FitSteps(a, stack) &&
       fits(a.norm.weight, 1, a.weight->cols()) && fits(a.norm.bias, 1, a.weight->cols())) {
     return absl::OkStatus();
   }
@@ -129,14 +139,24 @@ void RunKernel(const KernelTable& kernels, const Section& section, int64_t panel
   kernels.float_tile(t);
 }
 
-// out[tokens][16] = out * multiplier + bias of the panel's rows.
-void ScaleAndBias(const Call& call, const Section& section, int64_t panel, int tokens, float* out) {
+// out[tokens][16] = out * multiplier + bias of the panel's rows; whole numbers are divided instead.
+void ScaleAndBias(const Call& call, const Section& section, int64_t panel, const TokenTile& tile,
+                  const PreparedActivations& x, float* out) {
   const float multiplier = section.matrix->multiplier;
   const int64_t row = section.first_row + panel * kPanelRows;
   const int64_t rows = std::min<int64_t>(kPanelRows, section.rows - panel * kPanelRows);
   float bias[kPanelRows] = {};
   if (call.args.bias != nullptr) std::copy_n(AsCpu(*call.args.bias).data() + row, rows, bias);
-  for (int t = 0; t < tokens; ++t) {
+  if (call.args.steps.int8_divisor != nullptr) {
+    const float* divisor = AsCpu(*call.args.steps.int8_divisor).data() + row;
+    for (int t = 0; t < tile.count; ++t) {
+      const float steps = x.divisor(tile.first + t);
+      float* sums = out + t * kPanelRows;
+      for (int r = 0; r < rows; ++r) sums[r] = sums[r] / (divisor[r] * steps) + bias[r];
+    }
+    return;
+  }
+  for (int t = 0; t < tile.count; ++t) {
     for (int r = 0; r < kPanelRows; ++r) {
       out[t * kPanelRows + r] = out[t * kPanelRows + r] * multiplier + bias[r];
     }
@@ -169,11 +189,11 @@ void RunPanel(const Call& call, size_t index, int64_t panel,
   for (int64_t i = 0; i < x.tiles(); ++i) {
     const TokenTile tile = x.tile(i);
     RunKernel(call.kernels, section, panel, x, i, values);
-    ScaleAndBias(call, section, panel, tile.count, values);
+    ScaleAndBias(call, section, panel, tile, x, values);
     if (!call.plan.partners.empty()) {
       const Section& partner = call.plan.partners[index];
       RunKernel(call.kernels, partner, panel, prepared[partner.format], i, up);
-      ScaleAndBias(call, partner, panel, tile.count, up);
+      ScaleAndBias(call, partner, panel, tile, prepared[partner.format], up);
       call.kernels.silu_mul(values, up, tile.count * kPanelRows);
     } else if (!call.stacked) {
       call.kernels.activate(call.args.activation, values, tile.count * kPanelRows);
@@ -182,16 +202,46 @@ void RunPanel(const Call& call, size_t index, int64_t panel,
   }
 }
 
-// Whole 127ths of the row's largest magnitude. `to` may be `from`.
-void RoundToInt8(const float* from, int64_t cols, float* to) {
+// Whole 127ths of the row's largest magnitude, counted or (`keep_values`) as they are. Returns how
+// many there are in 1. `to` may be `from`.
+float RoundToInt8(const float* from, int64_t cols, bool keep_values, float* to) {
   constexpr float kShift = 0x1.8p23f;  // adding it drops the fraction, half to even
   float largest = 1e-5f;
   for (int64_t c = 0; c < cols; ++c) largest = std::max(largest, std::fabs(from[c]));
   const float steps = 127.0f / largest;
   for (int64_t c = 0; c < cols; ++c) {
     const float step = (from[c] * steps + kShift) - kShift;
-    to[c] = std::clamp(step, -128.0f, 127.0f) / steps;
+    to[c] = std::clamp(step, -128.0f, 127.0f) / (keep_values ? steps : 1.0f);
   }
+  return steps;
+}
+
+// The inputs of one token in `row` after norm and steps, in `row` or `scratch` [cols]; and what the
+// sums are to be divided by.
+const float* PrepareRow(const KernelTable& kernels, const LinearArgs& args, const float* row,
+                        float* scratch, float* divisor) {
+  const int64_t cols = args.weight->cols();
+  const RowNorm norm = PlainNorm(args.norm);
+  const InputSteps& steps = args.steps;
+  if (norm.kind != Norm::Kind::kNone) {
+    kernels.normalize(row, cols, norm, scratch);
+    row = scratch;
+  }
+  if (steps.multiplier != nullptr) {
+    const float* multiplier = AsCpu(*steps.multiplier).data();
+    for (int64_t c = 0; c < cols; ++c) scratch[c] = row[c] * multiplier[c];
+    row = scratch;
+  }
+  if (steps.hadamard_size > 1) {
+    if (row != scratch) std::copy_n(row, cols, scratch);
+    kernels.rotate(scratch, cols, steps.hadamard_size);
+    row = scratch;
+  }
+  if (steps.int8_tokens) {
+    *divisor = RoundToInt8(row, cols, steps.int8_divisor == nullptr, scratch);
+    row = scratch;
+  }
+  return row;
 }
 
 // The thread's share of the panels, one run: memory streams at full speed only from few long runs.
@@ -218,18 +268,14 @@ void PrepareTokens(const KernelTable& kernels, const LinearArgs& args, int64_t f
         floats, static_cast<size_t>(cols + PreparedActivations::ScratchFloats(p.format().columns)));
   }
   if (scratch.size() < floats) scratch.resize(floats);
-  const RowNorm norm = PlainNorm(args.norm);
   for (int64_t token = first; token < end; ++token) {
-    const float* row = AsCpu(*args.x).row(token);
-    if (norm.kind != Norm::Kind::kNone) {
-      kernels.normalize(row, cols, norm, scratch.data());
-      row = scratch.data();
+    float divisor = 1;
+    const float* row =
+        PrepareRow(kernels, args, AsCpu(*args.x).row(token), scratch.data(), &divisor);
+    for (PreparedActivations& p : prepared) {
+      p.Store(kernels, token, row, scratch.data() + cols);
+      p.SetDivisor(token, divisor);
     }
-    if (args.int8_tokens) {
-      RoundToInt8(row, cols, scratch.data());
-      row = scratch.data();
-    }
-    for (PreparedActivations& p : prepared) p.Store(kernels, token, row, scratch.data() + cols);
   }
 }
 

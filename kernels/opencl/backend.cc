@@ -146,7 +146,8 @@ absl::Status OpenClBackend::Normalize(const DeviceArray& x, const DeviceArray* r
 }
 
 absl::Status OpenClBackend::RunNorm(const DeviceArray& x, const DeviceArray* residual,
-                                    const Norm& norm, bool int8_tokens, int64_t tokens, cl_mem y) {
+                                    const Norm& norm, bool int8_tokens, int64_t tokens, cl_mem y,
+                                    cl_mem token_steps) {
   const int64_t cols = x.cols();
   const bool biased = norm.kind == Norm::Kind::kLayer && norm.bias != nullptr;
   RETURN_IF_ERROR(CheckRoom(x, tokens, cols, "the input"));
@@ -161,7 +162,9 @@ absl::Status OpenClBackend::RunNorm(const DeviceArray& x, const DeviceArray* res
       const cl_kernel kernel,
       programs_.Get({"NormalizeRows", kNormSources,
                      absl::StrCat("-DWG=", group, " -DNORM=", static_cast<int>(norm.kind),
-                                  int8_tokens ? " -DINT8_TOKENS" : "")}));
+                                  !int8_tokens             ? ""
+                                  : token_steps == nullptr ? " -DINT8_TOKENS=1"
+                                                           : " -DINT8_TOKENS=2")}));
   const cl_mem input = AsCl(x).buffer().get();
   const auto or_input = [&](const DeviceArray* array) {
     return array != nullptr ? AsCl(*array).buffer().get() : input;
@@ -173,7 +176,7 @@ absl::Status OpenClBackend::RunNorm(const DeviceArray& x, const DeviceArray* res
   return queue_.Run(kernel, range, input, or_input(residual), or_input(norm.weight),
                     or_input(biased ? norm.bias : nullptr), y, cl_int(cols),
                     cl_int((biased ? kHasBias : 0) | (residual != nullptr ? kHasResidual : 0)),
-                    cl_float(norm.epsilon));
+                    cl_float(norm.epsilon), token_steps != nullptr ? token_steps : y);
 }
 
 absl::Status OpenClBackend::GatherRows(const DeviceArray& x, std::span<const int32_t> rows,

@@ -12,6 +12,7 @@ constexpr const char* kGemvSources[] = {source::weights, source::epilogue, sourc
 constexpr const char* kBlockSources[] = {source::weights, source::epilogue, source::linear_block};
 constexpr const char* kGemmSources[] = {source::weights, source::epilogue, source::linear_gemm};
 constexpr const char* kElementwiseSources[] = {source::elementwise};
+constexpr const char* kNormSources[] = {source::norm};
 
 // Up to this many tokens the weights' traffic dominates and LinearGemv is the better kernel.
 constexpr int64_t kMaxGemvTokens = 8;
@@ -19,6 +20,7 @@ constexpr int64_t kMaxGemvTokens = 8;
 // Bits of the `flags` argument of epilogue.cl.
 constexpr cl_int kHasBias = 1;
 constexpr cl_int kHasResidual = 2;
+constexpr cl_int kHasDivisor = 4;
 
 absl::Status CheckShape(const DeviceArray& array, int64_t rows, int64_t cols,
                         absl::string_view what) {
@@ -26,6 +28,23 @@ absl::Status CheckShape(const DeviceArray& array, int64_t rows, int64_t cols,
   return absl::InvalidArgumentError(absl::StrCat(what, " of a linear is ", array.rows(), " x ",
                                                  array.cols(), ", expected at least ", rows,
                                                  " rows of ", cols));
+}
+
+absl::Status CheckSteps(const InputSteps& steps, int64_t cols, int64_t stack) {
+  const int64_t size = steps.hadamard_size;
+  if (size > 1 && ((size & (size - 1)) != 0 || cols % size != 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("runs of ", size, " inputs cannot be rotated in ", cols));
+  }
+  const bool changed = size > 1 || steps.multiplier != nullptr;
+  if (steps.int8_tokens && changed) {
+    return absl::InvalidArgumentError("a linear both rotates or scales its inputs and rounds them");
+  }
+  if (steps.int8_divisor != nullptr) {
+    RETURN_IF_ERROR(CheckShape(*steps.int8_divisor, 1, stack, "the divisor"));
+  }
+  if (steps.multiplier == nullptr) return absl::OkStatus();
+  return CheckShape(*steps.multiplier, 1, cols, "the multiplier");
 }
 
 absl::Status CheckLinear(const LinearArgs& args) {
@@ -44,6 +63,7 @@ absl::Status CheckLinear(const LinearArgs& args) {
   RETURN_IF_ERROR(CheckShape(*args.x, args.tokens, args.weight->cols(), "the input"));
   RETURN_IF_ERROR(CheckShape(*args.y, args.tokens, width, "the output"));
   if (args.bias != nullptr) RETURN_IF_ERROR(CheckShape(*args.bias, 1, stack, "the bias"));
+  RETURN_IF_ERROR(CheckSteps(args.steps, args.weight->cols(), stack));
   if (args.residual == nullptr) return absl::OkStatus();
   return CheckShape(*args.residual, args.tokens, width, "the residual");
 }
@@ -124,15 +144,17 @@ absl::Status OpenClBackend::RunSegment(const Segment& s, int64_t cols, cl_mem x,
   const auto or_input = [&](const DeviceArray* array) {
     return array != nullptr ? AsCl(*array).buffer().get() : x;
   };
-  const cl_int flags =
-      (output.bias != nullptr ? kHasBias : 0) | (output.residual != nullptr ? kHasResidual : 0);
+  const cl_int flags = (output.bias != nullptr ? kHasBias : 0) |
+                       (output.residual != nullptr ? kHasResidual : 0) |
+                       (output.divisor != nullptr ? kHasDivisor : 0);
   const int64_t residual_stride = output.residual != nullptr ? output.residual->cols() : 0;
-  return queue_.Run(kernel, launch.range, s.chunks.get(), s.scales.get(), s.zeros.get(),
-                    s.table.get(), cl_int(s.chunks_per_row), cl_int(s.blocks_per_row),
-                    cl_float(s.format.post_scale), cl_float(s.format.center), cl_int(s.rows),
-                    cl_int(cols), x, cl_int(tokens), or_input(output.bias),
-                    or_input(output.residual), output.y, flags, cl_int(residual_stride),
-                    cl_int(output.y_stride), cl_int(output.first_row + s.first_row));
+  return queue_.Run(
+      kernel, launch.range, s.chunks.get(), s.scales.get(), s.zeros.get(), s.table.get(),
+      cl_int(s.chunks_per_row), cl_int(s.blocks_per_row), cl_float(s.format.post_scale),
+      cl_float(s.format.center), cl_int(s.rows), cl_int(cols), x, cl_int(tokens),
+      or_input(output.bias), or_input(output.residual), output.y, flags, cl_int(residual_stride),
+      cl_int(output.y_stride), cl_int(output.first_row + s.first_row), or_input(output.divisor),
+      output.token_steps != nullptr ? output.token_steps : x);
 }
 
 absl::Status OpenClBackend::RunSiluMul(cl_mem stacked, const DeviceArray* residual, int64_t tokens,
@@ -153,21 +175,50 @@ absl::Status OpenClBackend::SiluMul(const DeviceArray& stacked, int64_t tokens, 
   return RunSiluMul(AsCl(stacked).buffer().get(), nullptr, tokens, y);
 }
 
+absl::StatusOr<cl_mem> OpenClBackend::PrepareInputs(const LinearArgs& args, cl_mem* token_steps) {
+  const InputSteps& steps = args.steps;
+  const bool changes = steps.multiplier != nullptr || steps.hadamard_size > 1;
+  cl_mem x = AsCl(*args.x).buffer().get();
+  const bool normed = args.norm.kind != Norm::Kind::kNone || steps.int8_tokens;
+  if (!normed && !changes) return x;
+  const int64_t cols = args.weight->cols();
+  ASSIGN_OR_RETURN(const cl_mem inputs, ScratchBuffer(kNormed, sizeof(float) * args.tokens * cols));
+  if (steps.int8_divisor != nullptr) {
+    ASSIGN_OR_RETURN(*token_steps, ScratchBuffer(kTokenSteps, sizeof(float) * args.tokens));
+  }
+  if (normed) {
+    RETURN_IF_ERROR(
+        RunNorm(*args.x, nullptr, args.norm, steps.int8_tokens, args.tokens, inputs, *token_steps));
+    x = inputs;
+  }
+  if (!changes) return inputs;
+  const int group = WorkGroupFor(queue_.device(), 128);
+  ASSIGN_OR_RETURN(const cl_kernel kernel,
+                   programs_.Get({"PrepareInputs", kNormSources, absl::StrCat("-DWG=", group)}));
+  const int64_t size = std::max<int64_t>(steps.hadamard_size, 1);
+  Range range;
+  range.global[0] = (size > 1 ? cols / size : 1) * group;
+  range.global[1] = args.tokens;
+  range.local[0] = group;
+  range.local[1] = range.local[2] = 1;
+  const bool scaled = steps.multiplier != nullptr;
+  RETURN_IF_ERROR(queue_.Run(kernel, range, x, scaled ? AsCl(*steps.multiplier).buffer().get() : x,
+                             inputs, cl_int(cols), cl_int(size), cl_int(scaled ? 1 : 0)));
+  return inputs;
+}
+
 absl::Status OpenClBackend::Linear(const LinearArgs& args) {
   RETURN_IF_ERROR(CheckLinear(args));
   if (args.tokens <= 0) return absl::OkStatus();
   const ClWeight& weight = AsCl(*args.weight);
-  cl_mem x = AsCl(*args.x).buffer().get();
-  if (args.norm.kind != Norm::Kind::kNone || args.int8_tokens) {
-    ASSIGN_OR_RETURN(const cl_mem normed,
-                     ScratchBuffer(kNormed, sizeof(float) * args.tokens * weight.cols()));
-    RETURN_IF_ERROR(RunNorm(*args.x, nullptr, args.norm, args.int8_tokens, args.tokens, normed));
-    x = normed;
-  }
+  cl_mem token_steps = nullptr;
+  ASSIGN_OR_RETURN(const cl_mem x, PrepareInputs(args, &token_steps));
   const bool pairs = args.activation == Activation::kSiluMul;
   Output output{.bias = args.bias,
                 .y_stride = args.stack_rows > 0 ? args.stack_rows : weight.rows(),
-                .first_row = args.first_row};
+                .first_row = args.first_row,
+                .divisor = args.steps.int8_divisor,
+                .token_steps = token_steps};
   if (pairs) {
     ASSIGN_OR_RETURN(output.y,
                      ScratchBuffer(kStacked, sizeof(float) * args.tokens * weight.rows()));

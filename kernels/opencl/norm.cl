@@ -3,7 +3,8 @@
 //   rms:   y = z * weight / sqrt(mean(z^2) + epsilon)
 //   layer: y = (z - mean(z)) * weight / sqrt(var(z) + epsilon) + bias      (variance in a second pass)
 // With INT8_TOKENS y is then rounded to whole 127ths of its token's largest magnitude (at least
-// 1e-5), half to even. One work-group of WG work-items per token. y may be x or residual.
+// 1e-5), half to even; with INT8_TOKENS 2 it is their number, and steps[token] how many make 1.
+// One work-group of WG work-items per token. y may be x or residual.
 #ifndef WG
 #define WG 128  // a power of two
 #endif
@@ -48,7 +49,8 @@ float Input(__global const float *x, __global const float *residual, int flags, 
 __kernel __attribute__((reqd_work_group_size(WG, 1, 1)))
 void NormalizeRows(__global const float *x, __global const float *residual,
                    __global const float *weight, __global const float *bias, __global float *y,
-                   const int cols, const int flags, const float epsilon) {
+                   const int cols, const int flags, const float epsilon,
+                   __global float *token_steps) {
   __local float scratch[WG];
   const size_t row = (size_t)get_group_id(0) * cols;
   const int lane = get_local_id(0);
@@ -84,7 +86,38 @@ void NormalizeRows(__global const float *x, __global const float *residual,
   // Every work-item reads what it wrote itself.
   const float steps = 127.0f / GroupMax(largest, scratch);
   for (int col = lane; col < cols; col += WG) {
-    y[col] = clamp(rint(y[col] * steps), -128.0f, 127.0f) / steps;
+    const float count = clamp(rint(y[col] * steps), -128.0f, 127.0f);
+    y[col] = INT8_TOKENS == 2 ? count : count / steps;
   }
+  if (INT8_TOKENS == 2 && lane == 0) token_steps[get_group_id(0)] = steps;
 #endif
+}
+
+// y = x * multiplier, then every run of `size` (a power of two) values times the normalized Hadamard
+// matrix, if `size` is not 1: levels of butterflies in place. One work-group per run; y may be x.
+// Grid: [cols / run * WG, tokens], where a run is `size` values, or the whole row for size 1.
+__kernel __attribute__((reqd_work_group_size(WG, 1, 1)))
+void PrepareInputs(__global const float *x, __global const float *multiplier, __global float *y,
+                   const int cols, const int size, const int has_multiplier) {
+  const int lane = get_local_id(0);
+  const int run = size > 1 ? size : cols;
+  const int first = get_group_id(0) * run;
+  const size_t begin = (size_t)get_group_id(1) * cols + first;
+  for (int i = lane; i < run; i += WG) {
+    y[begin + i] = has_multiplier ? x[begin + i] * multiplier[first + i] : x[begin + i];
+  }
+  if (size <= 1) return;
+  y += begin;
+  for (int half_run = 1; half_run < size; half_run *= 2) {
+    barrier(CLK_GLOBAL_MEM_FENCE);
+    for (int p = lane; p < size / 2; p += WG) {
+      const int low = p / half_run * 2 * half_run + p % half_run;
+      const float a = y[low], b = y[low + half_run];
+      y[low] = a + b;
+      y[low + half_run] = a - b;
+    }
+  }
+  barrier(CLK_GLOBAL_MEM_FENCE);
+  const float norm = 1.0f / sqrt((float)size);
+  for (int i = lane; i < size; i += WG) y[i] *= norm;
 }

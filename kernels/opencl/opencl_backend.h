@@ -45,7 +45,16 @@ class OpenClBackend final : public Backend {
                           DeviceArray& y) override;
 
  private:
-  enum Scratch { kNormed, kStacked, kQueries, kKeys, kValues, kIndexes, kScratchCount };
+  enum Scratch {
+    kNormed,
+    kTokenSteps,
+    kStacked,
+    kQueries,
+    kKeys,
+    kValues,
+    kIndexes,
+    kScratchCount
+  };
   // Where a matrix product goes and what is added on the way.
   struct Output {
     const DeviceArray* bias = nullptr;
@@ -54,6 +63,8 @@ class OpenClBackend final : public Backend {
     cl_mem y = nullptr;
     int64_t y_stride = 0;
     int64_t first_row = 0;  // of the matrix in y's columns
+    const DeviceArray* divisor = nullptr;
+    cl_mem token_steps = nullptr;
   };
 
   OpenClBackend(Queue queue, std::string id);
@@ -62,8 +73,11 @@ class OpenClBackend final : public Backend {
   absl::StatusOr<cl_mem> ScratchBuffer(Scratch which, uint64_t bytes);
   absl::StatusOr<cl_mem> UploadIndexes(std::span<const int32_t> indexes);
 
+  // With `token_steps`, int8 tokens are counts of steps, else values.
   absl::Status RunNorm(const DeviceArray& x, const DeviceArray* residual, const Norm& norm,
-                       bool int8_tokens, int64_t tokens, cl_mem y);
+                       bool int8_tokens, int64_t tokens, cl_mem y, cl_mem token_steps = nullptr);
+  // Norm and steps of the inputs, if there are any, in a work buffer; else x's own.
+  absl::StatusOr<cl_mem> PrepareInputs(const LinearArgs& args, cl_mem* token_steps);
   absl::Status RunSegment(const Segment& segment, int64_t cols, cl_mem x, int64_t tokens,
                           const Output& output);
   absl::Status RunSiluMul(cl_mem stacked, const DeviceArray* residual, int64_t tokens,

@@ -164,6 +164,20 @@ TEST_P(LinearOnIsa, NormBiasActivationAndResidualAreFused) {
   EXPECT_LT(RelativeError(RunLinear(*backend_, *packed, x, kTokens, args), expected), 1e-5);
 }
 
+TEST_P(LinearOnIsa, StepsRefuseRunsThatDoNotFit) {
+  const auto packed = PackOne(*backend_, WeightKinds()[0].make(16, 96, 1));
+  const auto x = ArrayOf(*backend_, 1, 96, RandomFloats(96, 2));
+  const auto y = ArrayOf(*backend_, 1, 16, RandomFloats(16, 3));
+  for (const int64_t size : {3, 64}) {
+    const LinearArgs args = {.weight = packed.get(),
+                             .steps = {.hadamard_size = size},
+                             .x = x.get(),
+                             .tokens = 1,
+                             .y = y.get()};
+    EXPECT_EQ(backend_->Linear(args).code(), absl::StatusCode::kInvalidArgument) << size;
+  }
+}
+
 TEST_P(LinearOnIsa, SiluMulCombinesGateAndUp) {
   struct Case {
     std::vector<int64_t> parts;  // rows

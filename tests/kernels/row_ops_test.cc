@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/float_types.h"
+#include "core/hadamard.h"
 #include "kernels/cpu/kernel_table.h"
 #include "tests/kernels/testing.h"
 
@@ -37,6 +38,17 @@ TEST_P(RowOps, ActivationsMatchTheirDefinitions) {
     for (size_t i = 0; i < x.size(); ++i) {
       // Absolute 3e-7 (erf and tanh approximations) times |x| for the products.
       EXPECT_NEAR(y[i], Expected(activation, x[i]), 5e-7 * std::max(1.0f, std::abs(x[i]))) << x[i];
+    }
+  }
+}
+
+TEST_P(RowOps, RotateIsTheHadamardTransformBitForBit) {
+  for (const int64_t size : {1, 2, 4, 8, 16, 32, 128, 1024}) {
+    for (const int64_t n : {size, 3 * size, 5 * size}) {
+      std::vector<float> x = RandomFloats(n, 3, 2), expected = x;
+      RotateByHadamard(expected.data(), n, size);
+      GetParam()->rotate(x.data(), n, size);
+      EXPECT_EQ(x, expected) << size << " of " << n;
     }
   }
 }

@@ -469,6 +469,10 @@ TEST(ModelLoad, EstimatesAtLeastWhatItHolds) {
   EXPECT_GE(estimate.weight_bytes + 65536, held.weight_bytes);
   EXPECT_EQ(estimate.workspace_bytes, held.workspace_bytes);
   EXPECT_GT(held.kv_bytes_per_token, 0u);
+  const LoadOptions exact = {.compute = Compute::kExact};
+  EXPECT_GE(
+      Model::EstimateMemory(*source, exact).value().weight_bytes + 65536,
+      Model::Load(RandomDecoder(TinyDecoderConfig(), 1), exact).value()->memory().weight_bytes);
 }
 
 }  // namespace

@@ -1,0 +1,77 @@
+// Exact compute gives the original library's logits: the models of tests/data/golden whose layers
+// treat their inputs in ways of their own, or of the collection that QUANTD_GOLDEN names.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "core/float_types.h"
+#include "formats/safetensors/safetensors.h"
+#include "memory_source.h"
+#include "models/model.h"
+
+namespace quantd {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path Root() {
+  const char* other = std::getenv("QUANTD_GOLDEN");
+  return fs::path(other != nullptr ? other : QUANTD_TEST_DATA "/golden") / "bitnet";
+}
+
+std::vector<std::string> Models() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(Root())) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with("model-")) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class GoldenLogits : public testing::TestWithParam<std::string> {};
+
+// Every input of every layer is rounded to one of 255 steps: one that falls on another step moves
+// the logits by 4e-3, so this holds only where the arithmetic is upstream's to the last bits.
+TEST_P(GoldenLogits, ExactComputeIsUpstreams) {
+  const auto root = *ModelRoot::Open(Root().string());
+  auto source = OpenModelSource(root, GetParam());
+  ASSERT_TRUE(source.ok()) << source.status();
+  const auto model = Model::Load(*std::move(source), {.compute = Compute::kExact});
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto file = (*root->OpenFolder(GetParam()))->OpenFile("logits.safetensors");
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto reader = *SafetensorsReader::Open(*file);
+  const Tensor ids = *reader->Read("input_ids");
+  std::string name;
+  for (const TensorInfo& info : reader->header().tensors) {
+    if (info.name.starts_with("logits")) name = name.empty() ? info.name : name;
+  }
+  const Tensor expected = *reader->Read(name);
+  std::vector<std::vector<int32_t>> batch(static_cast<size_t>(ids.shape[0]));
+  for (int64_t i = 0; i < NumElements(ids.shape); ++i) {
+    int64_t id;
+    std::memcpy(&id, ids.bytes.data() + i * 8, 8);
+    batch[static_cast<size_t>(i / ids.shape[1])].push_back(static_cast<int32_t>(id));
+  }
+  const auto logits = (*model)->Logits(batch);
+  ASSERT_TRUE(logits.ok()) << logits.status();
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < logits->size(); ++i) {
+    const double value = LoadFloat(expected, static_cast<int64_t>(i));
+    error += std::pow((*logits)[i] - value, 2);
+    norm += value * value;
+  }
+  EXPECT_LT(std::sqrt(error / norm), 1e-3);
+  RecordProperty("relative_error", std::to_string(std::sqrt(error / norm)));
+}
+
+INSTANTIATE_TEST_SUITE_P(BitNet, GoldenLogits, testing::ValuesIn(Models()));
+
+}  // namespace
+}  // namespace quantd

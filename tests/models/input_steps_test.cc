@@ -1,0 +1,170 @@
+// Weights whose inputs are rotated or scaled stay packed, and their layers mean the same as the
+// dense matrices that exact compute makes of them; int8 inputs of exact compute are multiplied
+// exactly.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "core/parallel.h"
+#include "memory_source.h"
+#include "models/linear.h"
+
+namespace quantd {
+namespace {
+
+std::vector<float> Normal(int64_t count, uint32_t seed) {
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(engine);
+  return values;
+}
+
+// Four-bit codes of a table, scales per 32 columns.
+QuantizedTensor FourBit(int64_t rows, int64_t cols, uint32_t seed) {
+  QuantizedTensor t;
+  t.rows = rows;
+  t.cols = cols;
+  std::vector<float> table;
+  for (int i = 0; i < 16; ++i) table.push_back(std::sinh(0.2f * static_cast<float>(i - 8)));
+  t.grid = TableGrid(4, table);
+  t.block = {.rows = 1, .cols = 32};
+  std::mt19937 engine(seed);
+  for (int64_t i = 0; i < rows * cols; ++i) t.codes.push_back(engine() % 16);
+  for (int64_t i = 0; i < rows * cols / 32; ++i)
+    t.scale.push_back(0.5f + 0.001f * (engine() % 999));
+  return t;
+}
+
+class InputStepsOf : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    auto backend = CreateBackend(GetParam());
+    if (!backend.ok()) GTEST_SKIP() << backend.status();
+    backend_ = *std::move(backend);
+  }
+
+  Linear Load(const std::vector<QuantizedTensor>& parts, Compute compute) {
+    MemorySource source{ModelConfig()};
+    std::vector<Linear::Part> names;
+    for (const QuantizedTensor& part : parts) {
+      const std::string name(1, static_cast<char>('a' + names.size()));
+      source.Set(name + ".weight", part);
+      names.push_back({name, part.rows});
+    }
+    auto linear = Linear::Load(source, *backend_, names, parts[0].cols, {.compute = compute});
+    EXPECT_TRUE(linear.ok()) << linear.status();
+    return *std::move(linear);
+  }
+
+  std::vector<float> Run(const Linear& linear, const std::vector<float>& x, int64_t in,
+                         int64_t out) {
+    const int64_t tokens = static_cast<int64_t>(x.size()) / in;
+    const auto input = *backend_->Allocate(tokens, in);
+    const auto output = *backend_->Allocate(tokens, out);
+    std::vector<float> y(static_cast<size_t>(tokens * out));
+    absl::Status status = backend_->Upload(x, *input);
+    RunCompute(TaskPriority::kInteractive, [&] {
+      if (status.ok()) {
+        status = linear.Apply(*backend_, {.x = input.get(), .tokens = tokens, .y = output.get()});
+      }
+      if (status.ok()) status = backend_->Download(*output, 0, tokens, y);
+    });
+    EXPECT_TRUE(status.ok()) << status;
+    return y;
+  }
+
+  // Fast against exact compute, for few and for many tokens.
+  void ExpectSameMeaning(const std::vector<QuantizedTensor>& parts, int64_t pieces) {
+    const int64_t cols = parts[0].cols;
+    int64_t rows = 0;
+    for (const QuantizedTensor& part : parts) rows += part.rows;
+    const Linear fast = Load(parts, Compute::kFast), exact = Load(parts, Compute::kExact);
+    EXPECT_EQ(fast.pieces(), pieces);
+    for (int64_t piece = 0; piece < fast.pieces(); ++piece) {
+      EXPECT_EQ(fast.weight(piece).layout(), Layout::kLut4);
+    }
+    for (const int64_t tokens : {1, 21}) {
+      const std::vector<float> x = Normal(tokens * cols, 7);
+      const std::vector<float> y = Run(fast, x, cols, rows), truth = Run(exact, x, cols, rows);
+      double error = 0, norm = 0;
+      for (size_t i = 0; i < y.size(); ++i) {
+        error += std::pow(y[i] - truth[i], 2);
+        norm += std::pow(truth[i], 2);
+      }
+      // Scales in f16.
+      EXPECT_LT(std::sqrt(error / norm), 5e-4) << tokens;
+    }
+  }
+
+  std::unique_ptr<Backend> backend_;
+};
+
+TEST_P(InputStepsOf, RotatedWeightsStayPacked) {
+  for (const int size : {2, 16, 64, 256}) {
+    SCOPED_TRACE(size);
+    std::vector<QuantizedTensor> parts = {FourBit(48, 256, 1), FourBit(16, 256, 2)};
+    for (QuantizedTensor& part : parts) part.input.hadamard_size = size;
+    ExpectSameMeaning(parts, 1);
+  }
+}
+
+TEST_P(InputStepsOf, ChannelScalesAreAppliedToTheInputs) {
+  std::vector<QuantizedTensor> parts = {FourBit(32, 96, 1), FourBit(32, 96, 2), FourBit(16, 96, 3)};
+  for (int64_t c = 0; c < 96; ++c) {
+    parts[0].input.channel_scale.push_back(0.5f + 0.01f * static_cast<float>(c));
+  }
+  parts[1].input = parts[0].input;
+  ExpectSameMeaning(parts, 2);  // the last part takes the inputs as they are
+  parts[0].input.hadamard_size = 32;
+  ExpectSameMeaning(parts, 3);
+}
+
+// The last bit of upstream's `sum / (weight_scale * 127 / largest)`.
+TEST_P(InputStepsOf, Int8InputsAreMultipliedExactly) {
+  constexpr int64_t kRows = 24, kCols = 200;
+  const float stored[] = {21.125f, 1.9921875f};  // bfloat16, as BitNet's weight_scale
+  std::vector<QuantizedTensor> parts;
+  for (const float scale : stored) {
+    QuantizedTensor t;
+    t.rows = kRows;
+    t.cols = kCols;
+    t.grid = UniformGrid(2, /*is_signed=*/false);
+    t.grid.first = -1;
+    t.block = {.rows = 0, .cols = 0};
+    t.scale = {1.0f / scale};
+    for (int64_t i = 0; i < kRows * kCols; ++i) t.codes.push_back((i * 7 + i / 5) % 3);
+    t.input.int8_tokens = true;
+    parts.push_back(t);
+  }
+  const Linear linear = Load(parts, Compute::kExact);
+  EXPECT_EQ(linear.pieces(), 1);
+  for (const int64_t tokens : {1, 21}) {
+    const std::vector<float> x = Normal(tokens * kCols, 9);
+    const std::vector<float> y = Run(linear, x, kCols, 2 * kRows);
+    for (int64_t t = 0; t < tokens; ++t) {
+      float largest = 0;
+      for (int64_t c = 0; c < kCols; ++c) largest = std::max(largest, std::abs(x[t * kCols + c]));
+      const float steps = 127.0f / largest;
+      for (int64_t r = 0; r < 2 * kRows; ++r) {
+        int64_t sum = 0;
+        for (int64_t c = 0; c < kCols; ++c) {
+          const int trit = parts[0].codes[r % kRows * kCols + c] - 1;
+          sum += trit * static_cast<int64_t>(std::nearbyint(x[t * kCols + c] * steps));
+        }
+        const float expected = static_cast<float>(sum) / (stored[r / kRows] * steps);
+        if (GetParam() == "cpu") {
+          ASSERT_EQ(y[t * 2 * kRows + r], expected) << t << ", " << r;
+        } else {  // OpenCL divides to 2.5 units in the last place
+          ASSERT_NEAR(y[t * 2 * kRows + r], expected, 1e-6f * std::abs(expected)) << t << ", " << r;
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, InputStepsOf, testing::Values("cpu", "opencl"));
+
+}  // namespace
+}  // namespace quantd
