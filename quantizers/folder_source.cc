@@ -113,7 +113,19 @@ class FolderSource final : public ModelSource {
     }
     Add({tensor_name, info.shape, false, std::string(InfoOf(info.dtype).safetensors_name),
          BytesOf(info)});
-    return absl::OkStatus();
+    return codec_ ? CheckGroupSize(parameters_.back()) : absl::OkStatus();
+  }
+
+  // Of a parameter that is stored plain.
+  absl::Status CheckGroupSize(const SourceParameter& parameter) const {
+    if (!IsWeightMatrix(parameter)) return absl::OkStatus();
+    const ModuleInfo module = MakeModuleInfo(parameter, config_);
+    const int64_t size = module.is_linear ? codec_->GroupSizeOf(module) : 0;
+    if (size <= 0 || module.cols % size == 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("quantization_config: group_size: found ", size, " for ", module.name,
+                     ", expected a divisor of its ", module.cols,
+                     " columns, or a configuration that leaves the module out"));
   }
 
   absl::Status AddQuantized(const std::string& name, const FolderModule& module,

@@ -7,6 +7,7 @@
 #include "quantizers/codecs/awq.h"
 #include "quantizers/codecs/bitnet.h"
 #include "quantizers/codecs/bitsandbytes.h"
+#include "quantizers/codecs/bitsandbytes_config.h"
 #include "quantizers/codecs/compressed_tensors.h"
 #include "quantizers/codecs/eetq.h"
 #include "quantizers/codecs/fp8.h"
@@ -27,7 +28,10 @@ namespace quantd {
 
 absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
   ASSIGN_OR_RETURN(const std::string method, QuantMethodOf(config.quantization_config));
-  if (method == "bitsandbytes") return std::make_unique<BitsAndBytesCodec>();
+  if (method == "bitsandbytes") {
+    RETURN_IF_ERROR(ParseBitsAndBytesConfig(config.quantization_config).status());
+    return std::make_unique<BitsAndBytesCodec>();
+  }
   if (method == "compressed-tensors") {
     ASSIGN_OR_RETURN(CtConfig parsed, ParseCtConfig(config.quantization_config));
     return std::make_unique<CompressedTensorsCodec>(std::move(parsed));

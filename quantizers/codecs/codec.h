@@ -16,6 +16,8 @@
 
 namespace quantd {
 
+struct ModuleInfo;  // quantizers/method.h
+
 struct NamedTensor {
   std::string name;  // local to the module: "weight", "weight.absmax", "weight_scale", ...
   Tensor tensor;
@@ -50,6 +52,10 @@ class Codec {
 
   // Whether the module's weight is stored quantized (else `weight` is a plain tensor).
   virtual bool IsQuantized(const ModuleTensors& tensors) const = 0;
+  // How many columns share a scale where quantization_config targets the Linear `module`, 0 when
+  // that is no group of a fixed size. It divides the columns of every targeted module, also of one
+  // that is stored plain: upstream makes room for the scales before it reads a checkpoint.
+  virtual int64_t GroupSizeOf(const ModuleInfo& /*module*/) const { return 0; }
   // Local names that belong to the quantized weight: those the codec consumes. Others ("bias") are
   // parameters of their own.
   virtual std::vector<std::string> WeightTensors(const ModuleTensors& tensors) const = 0;

@@ -12,6 +12,7 @@
 #include "quantizers/codecs/nibbles.h"
 #include "quantizers/codecs/stored_tensors.h"
 #include "quantizers/grids/small_floats.h"
+#include "quantizers/method.h"
 
 namespace quantd {
 namespace {
@@ -318,6 +319,11 @@ bool CompressedTensorsCodec::IsQuantized(const ModuleTensors& tensors) const {
   if (!weight.ok()) return tensors.Has("weight_scale");
   // A weight in a wide dtype with a scale beside it comes from before compression.
   return weight->dtype == DType::kI8 || weight->dtype == DType::kF8E4M3;
+}
+
+int64_t CompressedTensorsCodec::GroupSizeOf(const ModuleInfo& module) const {
+  const CtGroup* group = config_.GroupOf(module.name, "Linear");
+  return group == nullptr || !group->weights ? 0 : group->weights->group_size;
 }
 
 std::vector<std::string> CompressedTensorsCodec::WeightTensors(const ModuleTensors& tensors) const {

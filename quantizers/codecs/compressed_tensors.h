@@ -14,6 +14,7 @@ class CompressedTensorsCodec : public Codec {
 
   absl::string_view quant_method() const override { return "compressed-tensors"; }
   bool IsQuantized(const ModuleTensors& tensors) const override;
+  int64_t GroupSizeOf(const ModuleInfo& module) const override;
   std::vector<std::string> WeightTensors(const ModuleTensors& tensors) const override;
   absl::StatusOr<Shape> MatrixShape(const ModuleTensors& tensors) const override;
   absl::StatusOr<QuantizedTensor> Decode(const ModuleTensors& tensors) const override;

@@ -13,6 +13,7 @@
 #include "quantizers/codecs/quark_plain.h"
 #include "quantizers/codecs/stored_tensors.h"
 #include "quantizers/grids/small_floats.h"
+#include "quantizers/method.h"
 
 namespace quantd {
 namespace {
@@ -281,6 +282,11 @@ void MarkQuark(const QuarkSpec& spec, bool reorder, QuantizedTensor* weight) {
 
 bool QuarkCodec::IsQuantized(const ModuleTensors& tensors) const {
   return tensors.Has("weight") && (tensors.Has(kScale) || tensors.Has(kRawScale));
+}
+
+int64_t QuarkCodec::GroupSizeOf(const ModuleInfo& module) const {
+  const QuarkSpec* spec = config_.SpecOf(module.name);
+  return spec != nullptr && spec->scheme == QuarkScheme::kGroup ? spec->group_size : 0;
 }
 
 std::vector<std::string> QuarkCodec::WeightTensors(const ModuleTensors& tensors) const {

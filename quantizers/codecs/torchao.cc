@@ -12,6 +12,7 @@
 #include "quantizers/codecs/stored_tensors.h"
 #include "quantizers/codecs/torchao_header.h"
 #include "quantizers/grids/small_floats.h"
+#include "quantizers/method.h"
 
 namespace quantd {
 namespace {
@@ -228,6 +229,13 @@ void MarkTorchAo(const AoScheme& scheme, QuantizedTensor* weight) {
 
 bool TorchAoCodec::IsQuantized(const ModuleTensors& tensors) const {
   return tensors.Has(kData) || tensors.Has(kScale) || tensors.Has("_weight_scale_and_zero");
+}
+
+int64_t TorchAoCodec::GroupSizeOf(const ModuleInfo& module) const {
+  if (IsSkipped(module, config_.modules_to_not_convert)) return 0;
+  const AoScheme* scheme = config_.SchemeOf(module.name);
+  // Int4WeightOnlyConfig passes over modules that its groups do not fit.
+  return scheme == nullptr || scheme->tensor == AoTensor::kInt4 ? 0 : scheme->block.cols;
 }
 
 std::vector<std::string> TorchAoCodec::WeightTensors(const ModuleTensors& tensors) const {

@@ -19,6 +19,7 @@ class TorchAoCodec : public Codec {
 
   absl::string_view quant_method() const override { return "torchao"; }
   bool IsQuantized(const ModuleTensors& tensors) const override;
+  int64_t GroupSizeOf(const ModuleInfo& module) const override;
   std::vector<std::string> WeightTensors(const ModuleTensors& tensors) const override;
   absl::StatusOr<Shape> MatrixShape(const ModuleTensors& tensors) const override;
   absl::StatusOr<QuantizedTensor> Decode(const ModuleTensors& tensors) const override;

@@ -7,7 +7,9 @@
 #include <fstream>
 #include <limits>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/substitute.h"
 #include "core/float_types.h"
 #include "formats/huggingface/checkpoint_folder.h"
 #include "quantizers/codecs/gguf/importance_matrix.h"
@@ -234,6 +236,53 @@ TEST_F(Pipeline, RefusesWhatCannotWorkBeforeAnOutputExists) {
 }
 
 // Puts `value` at element 1234 of one matrix of the source.
+// Doubtful configurations of checkpoints whose matrices are all stored plain: nothing else would
+// look at these fields.
+TEST_F(Pipeline, RefusesDoubtfulConfigurationsOfAPlainCheckpoint) {
+  const fs::path config = path_ / "tiny" / "config.json";
+  const std::string plain = Read("tiny").at("config.json");
+  const auto status_with = [&](const std::string& quantization) {
+    std::ofstream(config) << plain.substr(0, plain.rfind('}'))
+                          << ", \"quantization_config\": " << quantization << "}";
+    const absl::Status status = Quantize("fp8", {}, {.name = "out"}).status();
+    EXPECT_EQ(OpenModelSource(root_, "tiny").status(), status);
+    EXPECT_EQ(RootEntries(), std::vector<std::string>{"tiny"});
+    return status;
+  };
+  const std::string pack =
+      R"({"quant_method": "compressed-tensors", "ignore": [$0], "config_groups": {"group_0":
+          {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": $1}}}})";
+  const std::string intx =
+      R"({"quant_method": "torchao", "modules_to_not_convert": [$0], "quant_type": {"default":
+          {"_type": "IntxWeightOnlyConfig", "_version": 2, "_data": {"granularity":
+          {"_type": "PerGroup", "_version": 1, "_data": {"group_size": $1}}}}}})";
+  struct Case {
+    std::string config, field, allowed;
+  };
+  const Case cases[] = {
+      {R"({"load_in_4bit": true, "bnb_4bit_quant_type": "nf5"})", "bnb_4bit_quant_type",
+       "expected fp4 or nf4"},
+      {R"({"quant_method": "bitsandbytes", "load_in_4bit": true, "llm_int8_skip_modules": ["((("]})",
+       "llm_int8_skip_modules", "expected a module name or a regular expression"},
+      {absl::Substitute(pack, "", 7), "group_size: found 7", "expected a divisor"},
+      {absl::Substitute(intx, "", 7), "group_size: found 7", "expected a divisor"},
+  };
+  for (const Case& c : cases) {
+    const absl::Status status = status_with(c.config);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.config << status;
+    EXPECT_TRUE(absl::StrContains(status.message(), c.field)) << status;
+    EXPECT_TRUE(absl::StrContains(status.message(), c.allowed)) << status;
+  }
+  // Modules that the configuration leaves out may have any shape.
+  for (const std::string& config :
+       {absl::Substitute(pack, R"("re:.*")", 7), absl::Substitute(intx, R"("model", "lm_head")", 7),
+        absl::Substitute(pack, "", 32)}) {
+    std::ofstream(path_ / "tiny" / "config.json")
+        << plain.substr(0, plain.rfind('}')) << ", \"quantization_config\": " << config << "}";
+    EXPECT_TRUE(OpenModelSource(root_, "tiny").ok()) << OpenModelSource(root_, "tiny").status();
+  }
+}
+
 void Poison(const fs::path& checkpoint, float value) {
   const std::shared_ptr<ModelRoot> root = *ModelRoot::Open(checkpoint.parent_path().string());
   const auto folder = CheckpointFolder::Open(*root->OpenFolder("tiny"));
