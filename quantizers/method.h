@@ -129,6 +129,8 @@ Method AutoRoundMethod();
 Method SpqrMethod();
 Method AqlmMethod();
 Method VptqMethod();
+Method MetalMethod();
+Method FourOverSixMethod();
 
 // Transformers' rule for skip lists: a pattern matches as a regex anchored at the start that ends
 // at a dot boundary, or as a suffix of the module name

@@ -29,6 +29,8 @@ const std::vector<Method>& Table() {
       SpqrMethod(),
       AqlmMethod(),
       VptqMethod(),
+      MetalMethod(),
+      FourOverSixMethod(),
       GgufMethod(),
   };
   return *table;

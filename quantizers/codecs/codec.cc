@@ -10,6 +10,7 @@
 #include "quantizers/codecs/bitsandbytes_config.h"
 #include "quantizers/codecs/compressed_tensors.h"
 #include "quantizers/codecs/eetq.h"
+#include "quantizers/codecs/fouroversix.h"
 #include "quantizers/codecs/fp8.h"
 #include "quantizers/codecs/fp8_config.h"
 #include "quantizers/codecs/gptq.h"
@@ -17,6 +18,7 @@
 #include "quantizers/codecs/higgs_config.h"
 #include "quantizers/codecs/hqq.h"
 #include "quantizers/codecs/hqq_config.h"
+#include "quantizers/codecs/metal.h"
 #include "quantizers/codecs/quantization_config.h"
 #include "quantizers/codecs/quanto.h"
 #include "quantizers/codecs/quark.h"
@@ -79,6 +81,14 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
     ASSIGN_OR_RETURN(AutoRoundConfig parsed, ParseAutoRoundConfig(config.quantization_config));
     return std::make_unique<AutoRoundCodec>(std::move(parsed));
   }
+  if (method == "fouroversix") {
+    ASSIGN_OR_RETURN(FourOverSixConfig parsed, ParseFourOverSixConfig(config.quantization_config));
+    return std::make_unique<FourOverSixCodec>(std::move(parsed));
+  }
+  if (method == "metal") {
+    ASSIGN_OR_RETURN(MetalConfig parsed, ParseMetalConfig(config.quantization_config));
+    return std::make_unique<MetalCodec>(std::move(parsed));
+  }
   if (method == "awq") {
     ASSIGN_OR_RETURN(AwqConfig parsed, ParseAwqConfig(config.quantization_config));
     return std::make_unique<AwqCodec>(std::move(parsed));
@@ -104,7 +114,7 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
       absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
       "\", expected one of bitsandbytes, compressed-tensors, "
       "fp8, mxfp8, fbgemm_fp8, eetq, gptq, torchao, higgs, hqq, quark, quanto, bitnet, awq, "
-      "auto-round, spqr, aqlm, vptq"));
+      "auto-round, spqr, aqlm, vptq, metal, fouroversix"));
 }
 
 }  // namespace quantd

@@ -1,0 +1,78 @@
+#include "quantizers/codecs/metal.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/quantizers/golden.h"
+
+namespace quantd {
+namespace {
+
+using testing::HasSubstr;
+
+class MetalGolden : public testing::TestWithParam<std::string> {
+ protected:
+  std::string Folder() const { return GoldenRoot() + "/metal/" + GetParam(); }
+  TensorMap Read(const std::string& file) const {
+    return ReadSafetensors(Folder() + "/" + file + ".safetensors");
+  }
+  std::string Config() const {
+    return ReadJson(Folder() + "/meta.json")["quantization_config"].dump();
+  }
+};
+
+TEST_P(MetalGolden, QuantizesToUpstreamsBytes) {
+  const auto recipe = *RecipeFromConfig(Config());
+  EXPECT_EQ(Difference(QuantizeAndEncode(*recipe, Read("input")["weight"]), Read("quantized")), "");
+}
+
+TEST_P(MetalGolden, DecodesAndEncodesToTheSameBytes) {
+  const TensorMap stored = Read("quantized");
+  const auto codec = *CodecFor(ConfigWith(Config(), DType::kBF16));
+  const MemoryModule module(stored);
+  ASSERT_TRUE(codec->IsQuantized(module));
+  const auto decoded = codec->Decode(module);
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  ASSERT_TRUE(Validate(*decoded).ok());
+  EXPECT_EQ(Difference(MemoryModule::ToMap(*codec->Encode(*decoded)), stored), "");
+  EXPECT_EQ(DequantizedDifference(*decoded, Read("expected")["weight_dequantized"]), "");
+}
+
+INSTANTIATE_TEST_SUITE_P(Upstream, MetalGolden,
+                         testing::ValuesIn(GoldenVariants("metal", "linear-")));
+
+TEST(Metal, RefusesWhatDoesNotFitByName) {
+  const auto status = [](const std::string& fields) {
+    return RecipeFromConfig(R"({"quant_method": "metal", )" + fields + "}").status();
+  };
+  EXPECT_THAT(std::string(status(R"("bits": 3)").message()), HasSubstr("expected 2, 4 or 8"));
+  EXPECT_THAT(std::string(status(R"("group_size": 0)").message()), HasSubstr("group_size"));
+  EXPECT_THAT(std::string(status(R"("modules_to_not_convert": ["((("])").message()),
+              HasSubstr("modules_to_not_convert"));
+  const auto recipe = *MakeRecipe("metal", {{"group_size", "48"}});
+  ModuleInfo info;
+  info.name = "model.layers.0.mlp.up_proj";
+  const Scheme* scheme = recipe->SchemeFor(info, ModelConfig());
+  ASSERT_NE(scheme, nullptr);
+  EXPECT_TRUE(scheme->CheckShape(8, 96).ok());
+  EXPECT_EQ(scheme->CheckShape(8, 64).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(Metal, RefusesScalesOfAnotherShapeOrType) {
+  const auto recipe = *MakeRecipe("metal", {{"group_size", "16"}});
+  Tensor weight = MakeTensor(DType::kF16, {8, 32});
+  const TensorMap stored = QuantizeAndEncode(*recipe, weight);
+  const auto codec = *CodecFor(ConfigWith(recipe->QuantizationConfig({}), DType::kF16));
+  ASSERT_TRUE(codec->Decode(MemoryModule(stored)).ok());
+  for (const char* name : {"weight", "scales", "qbiases"}) {
+    TensorMap broken = stored;
+    broken.erase(name);
+    EXPECT_FALSE(codec->Decode(MemoryModule(broken)).ok()) << name;
+    broken[name] = MakeTensor(DType::kI16, {8, 2});
+    const absl::Status status = codec->Decode(MemoryModule(broken)).status();
+    EXPECT_THAT(std::string(status.message()), HasSubstr(name)) << status;
+  }
+}
+
+}  // namespace
+}  // namespace quantd
