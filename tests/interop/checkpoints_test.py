@@ -32,6 +32,7 @@ HF_RECIPES = {
                "--set", "bnb_4bit_use_double_quant=true"],
     "fp4": ["--method", "bitsandbytes", "--bits", "4", "--set", "bnb_4bit_quant_type=fp4"],
     "int8": ["--method", "bitsandbytes", "--bits", "8"],
+    "metal": ["--method", "metal"],
     "fp8-block": ["--method", "fp8", "--set", "weight_block_size=64,64"],
 }
 GGUF_TYPES = ["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K"]
