@@ -1,13 +1,30 @@
 #include "service/calibration.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "models/calibration/block_model.h"
+#include "models/calibration/calibration_set.h"
 #include "models/importance.h"
 #include "service/status.h"
 
 namespace quantd {
 namespace {
+
+// A model writes slowly: less than a text would be cut into.
+constexpr int64_t kOwnSamples = 64, kOwnLength = 512;
+constexpr uint64_t kOwnSeed = 0;
+
+std::string IdentityOf(const TokenSequences& sequences) {
+  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  for (const std::vector<int32_t>& sequence : sequences) {
+    hash = (hash ^ sequence.size()) * 0x100000001b3u;
+    for (const int32_t id : sequence) hash = (hash ^ static_cast<uint32_t>(id)) * 0x100000001b3u;
+  }
+  return absl::StrCat("text ", sequences.size(), " ", hash);
+}
 
 std::shared_ptr<const Recipe> With(const CalibrationJob& job, ImportanceMatrix matrix) {
   return job.recipe->WithImportance(std::make_shared<const ImportanceMatrix>(std::move(matrix)));
@@ -34,6 +51,8 @@ absl::StatusOr<std::shared_ptr<const Recipe>> PlanCalibration(const CalibrationJ
     if (output.empty()) return job.recipe;
     return FieldError("calibration", "is required by the option save_imatrix");
   }
+  RETURN_IF_ERROR(ParseCalibrationText(job.text).status());
+  if (job.recipe->calibration()) return job.recipe;
   if (!job.recipe->importance_file().empty()) {
     return FieldError("calibration", "and the option imatrix exclude each other");
   }
@@ -52,7 +71,9 @@ absl::StatusOr<std::shared_ptr<const Recipe>> PlanCalibration(const CalibrationJ
 
 absl::StatusOr<std::shared_ptr<const Recipe>> RunCalibration(const CalibrationJob& job,
                                                              JobControl& control) {
-  if (job.text.empty()) return job.recipe;
+  if (job.text.empty() || job.recipe->calibration()) return job.recipe;
+  ASSIGN_OR_RETURN(const CalibrationText parsed, ParseCalibrationText(job.text));
+  const std::string text = absl::StrJoin(parsed.samples, "\n");
   ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, OpenModelSource(job.root, job.model));
   ImportanceOptions options;
   options.memory_limit_bytes = job.memory_limit;
@@ -62,7 +83,7 @@ absl::StatusOr<std::shared_ptr<const Recipe>> RunCalibration(const CalibrationJo
     progress.tensor = absl::StrCat("calibration, chunk ", done, " of ", total);
     if (control.on_progress) control.on_progress(progress);
   };
-  absl::StatusOr<ImportanceMatrix> matrix = MeasureImportance(std::move(source), job.text, options);
+  absl::StatusOr<ImportanceMatrix> matrix = MeasureImportance(std::move(source), text, options);
   if (absl::IsCancelled(matrix.status()) && !control.cancel) {
     return absl::AbortedError("the server is shutting down; send the request with resume to go on");
   }
@@ -70,6 +91,66 @@ absl::StatusOr<std::shared_ptr<const Recipe>> RunCalibration(const CalibrationJo
   matrix->datasets = {"calibration text"};
   RETURN_IF_ERROR(Save(job, *matrix));
   return With(job, *std::move(matrix));
+}
+
+absl::StatusOr<std::optional<BlockCalibration>> PlanBlockCalibration(const CalibrationJob& job,
+                                                                     const ModelSource& source) {
+  std::optional<CalibrationSpec> spec = job.recipe->calibration();
+  for (const auto& [field, value] : {std::pair{"nsamples", job.nsamples}, {"seqlen", job.seqlen}}) {
+    if (value < 0) return FieldError(field, "must not be negative");
+    if (value > 0 && !spec) {
+      return FieldError(field, absl::StrCat("method ", job.recipe->method(),
+                                            " is not calibrated block by block: leave it out"));
+    }
+  }
+  if (!spec) return std::nullopt;
+  if (job.nsamples > 0) spec->nsamples = job.nsamples;
+  if (job.seqlen > 0) spec->seqlen = job.seqlen;
+  const int64_t context = source.config().max_position_embeddings;
+  if (job.seqlen > context) {
+    return FieldError("seqlen", absl::StrCat(job.seqlen, " is beyond the model's context of ",
+                                             context, " tokens"));
+  }
+  BlockCalibration plan;
+  plan.spec = FitToModel(source, *spec, plan.warnings);
+  if (!job.text.empty()) {
+    ASSIGN_OR_RETURN(const CalibrationText text, ParseCalibrationText(job.text));
+    ASSIGN_OR_RETURN(CalibrationSet set, CutCalibrationText(source, text, plan.spec));
+    plan.identity = IdentityOf(set.sequences);
+    plan.sequences = std::make_shared<const TokenSequences>(std::move(set.sequences));
+    plan.warnings.insert(plan.warnings.end(), set.warnings.begin(), set.warnings.end());
+    return plan;
+  }
+  if (job.nsamples == 0) plan.spec.nsamples = std::min(plan.spec.nsamples, kOwnSamples);
+  if (job.seqlen == 0) plan.spec.seqlen = std::min(plan.spec.seqlen, kOwnLength);
+  plan.identity = absl::StrCat("own ", plan.spec.nsamples, " ", plan.spec.seqlen, " ", kOwnSeed);
+  plan.warnings.push_back(
+      absl::StrCat("no calibration text was given: calibrated on ", plan.spec.nsamples,
+                   " sequences of ", plan.spec.seqlen, " tokens ",
+                   source.config().is_encoder() ? "drawn at random" : "that the model wrote itself",
+                   " (seed ", kOwnSeed, ")"));
+  return plan;
+}
+
+absl::StatusOr<CalibrationData> StartBlockCalibration(const CalibrationJob& job,
+                                                      const BlockCalibration& plan,
+                                                      JobControl& control) {
+  const auto stopped = [&control] { return control.cancel || control.drain; };
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, OpenModelSource(job.root, job.model));
+  CalibrationData data;
+  ASSIGN_OR_RETURN(data.model, OpenBlockModel(std::move(source),
+                                              {.positions = plan.spec.seqlen, .stopped = stopped}));
+  data.expected_tokens = static_cast<uint64_t>(plan.spec.nsamples * plan.spec.seqlen);
+  data.identity = plan.identity;
+  data.warnings = plan.warnings;
+  data.sequences = [job, plan, stopped]() -> absl::StatusOr<TokenSequences> {
+    if (plan.sequences != nullptr) return *plan.sequences;
+    ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> own, OpenModelSource(job.root, job.model));
+    return WriteOwnText(
+        std::move(own), plan.spec,
+        {.seed = kOwnSeed, .memory_limit_bytes = job.memory_limit, .stopped = stopped});
+  };
+  return data;
 }
 
 }  // namespace quantd

@@ -1,10 +1,13 @@
-// What a quantization measures on its calibration text before it starts.
+// What a quantization measures on its calibration text, before it starts or block by block.
 #ifndef QUANTD_SERVICE_CALIBRATION_H_
 #define QUANTD_SERVICE_CALIBRATION_H_
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "quantizers/calibration_data.h"
 #include "quantizers/pipeline.h"
 
 namespace quantd {
@@ -12,10 +15,11 @@ namespace quantd {
 struct CalibrationJob {
   std::shared_ptr<const ModelRoot> root;
   std::string model;
-  std::string text;  // "": the recipe stays as it is
+  std::string text;  // "": the recipe stays as it is, or the model writes its own
   std::shared_ptr<const Recipe> recipe;
   uint64_t memory_limit = 0;
-  bool overwrite = false;  // the file that the measured matrix is written to
+  int64_t nsamples = 0, seqlen = 0;  // 0: the recipe's
+  bool overwrite = false;            // the file that the measured matrix is written to
 };
 
 // The recipe with stand-ins for what will be measured, to plan with. INVALID_ARGUMENT for a recipe
@@ -28,6 +32,22 @@ absl::StatusOr<std::shared_ptr<const Recipe>> PlanCalibration(const CalibrationJ
 // stopped by control.
 absl::StatusOr<std::shared_ptr<const Recipe>> RunCalibration(const CalibrationJob& job,
                                                              JobControl& control);
+
+// What the blocks of a calibrated recipe will run on.
+struct BlockCalibration {
+  CalibrationSpec spec;                             // cut to the model
+  std::shared_ptr<const TokenSequences> sequences;  // null: the model writes them
+  std::string identity;
+  std::vector<std::string> warnings;
+};
+
+// nullopt for recipes that are not calibrated by blocks. INVALID_ARGUMENT for a text that is empty,
+// not UTF-8 or too short, and for a seqlen beyond the model's context.
+absl::StatusOr<std::optional<BlockCalibration>> PlanBlockCalibration(const CalibrationJob& job,
+                                                                     const ModelSource& source);
+absl::StatusOr<CalibrationData> StartBlockCalibration(const CalibrationJob& job,
+                                                      const BlockCalibration& plan,
+                                                      JobControl& control);
 
 }  // namespace quantd
 

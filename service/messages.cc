@@ -93,6 +93,8 @@ pb::QuantizeReport ToMessage(const QuantizeReport& report) {
     row.add_shape(layer.cols);
     row.set_bits_per_weight(layer.bits_per_weight);
     row.set_relative_error(layer.relative_error);
+    if (layer.output_error >= 0) row.set_output_error(layer.output_error);
+    if (layer.rounding_error >= 0) row.set_rounding_output_error(layer.rounding_error);
   }
   for (const std::string& warning : report.warnings) {
     out.add_warnings(SafeText(warning));
@@ -120,6 +122,14 @@ pb::OperationMetadata MetadataOf(const OperationSnapshot& operation) {
   progress.set_current_tensor(SafeText(operation.progress.tensor));
   if (operation.progress.relative_error >= 0) {
     progress.set_current_relative_error(operation.progress.relative_error);
+  }
+  progress.set_block(operation.progress.block);
+  progress.set_blocks(operation.progress.blocks);
+  if (operation.progress.output_error >= 0) {
+    progress.set_current_output_error(operation.progress.output_error);
+  }
+  if (operation.progress.rounding_error >= 0) {
+    progress.set_current_rounding_output_error(operation.progress.rounding_error);
   }
   if (operation.eta.has_value()) {
     *progress.mutable_eta() = ToMessage(*operation.eta);

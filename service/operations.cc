@@ -186,7 +186,10 @@ void OperationStore::OnProgress(Operation& operation, const QuantizeProgress& pr
     snapshot.progress = progress;
     ++snapshot.version;
     const double seconds = std::chrono::duration<double>(Clock::now() - operation.started).count();
-    if (progress.bytes_done > 0 && progress.bytes_total >= progress.bytes_done) {
+    if (progress.blocks > 0) {
+      snapshot.eta.reset();
+      if (progress.eta_seconds >= 0) snapshot.eta = absl::Seconds(progress.eta_seconds);
+    } else if (progress.bytes_done > 0 && progress.bytes_total >= progress.bytes_done) {
       const double left = static_cast<double>(progress.bytes_total - progress.bytes_done) /
                           static_cast<double>(progress.bytes_done);
       snapshot.eta = absl::Seconds(seconds * left);

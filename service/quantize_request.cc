@@ -80,6 +80,9 @@ absl::StatusOr<OperationStore::Request> PrepareQuantize(
     default:
       return FieldError("nonfinite", absl::StrCat("unknown value ", request.nonfinite()));
   }
+  if (request.has_calibration() && request.calibration().empty()) {
+    return FieldError("calibration", "is empty: give a text, or leave it out");
+  }
   // A dry plan from the headers finds what the method cannot do with this model.
   ASSIGN_OR_RETURN(const auto source, OpenModelSource(services.root, request.model()));
   RETURN_IF_ERROR(CheckCheckpoint(*source));
@@ -88,17 +91,26 @@ absl::StatusOr<OperationStore::Request> PrepareQuantize(
                                       .text = request.calibration(),
                                       .recipe = recipe,
                                       .memory_limit = services.memory_limit,
+                                      .nsamples = request.nsamples(),
+                                      .seqlen = request.seqlen(),
                                       .overwrite = output.overwrite};
   ASSIGN_OR_RETURN(recipe, PlanCalibration(calibration, *source));
   RETURN_IF_ERROR(gguf ? PlanGgufJob(*source, *recipe, request.model()).status()
                        : PlanFolderJob(*source, recipe.get(), std::nullopt).status());
+  ASSIGN_OR_RETURN(const std::optional<BlockCalibration> blocks,
+                   PlanBlockCalibration(calibration, *source));
   OperationStore::Request out;
   out.subject = {"quantize", request.model(), output.name, DescribeRecipe(request.recipe())};
   out.request_id = request.request_id();
   out.fingerprint = Canonical(request);
-  out.work = [calibration, output](JobControl& control) -> absl::StatusOr<QuantizeReport> {
+  out.work = [calibration, blocks, output](JobControl& control) -> absl::StatusOr<QuantizeReport> {
     ASSIGN_OR_RETURN(const auto ready, RunCalibration(calibration, control));
-    return QuantizeCheckpoint(calibration.root, calibration.model, *ready, output, control);
+    CalibrationData data;
+    if (blocks) {
+      ASSIGN_OR_RETURN(data, StartBlockCalibration(calibration, *blocks, control));
+    }
+    return QuantizeCheckpoint(calibration.root, calibration.model, *ready, output, control,
+                              blocks ? &data : nullptr);
   };
   return out;
 }

@@ -44,7 +44,17 @@ Client::ProgressCallback JobProgress::callback() {
   return [this](const quant::v1::Progress& progress) {
     if (progress.tensors_total() == 0) return;
     std::string note = progress.current_tensor();
-    if (progress.has_current_relative_error()) {
+    if (progress.blocks() > 0) {
+      note = absl::StrCat("block ", progress.block(), " of ", progress.blocks(), "  ", note);
+    }
+    if (progress.has_current_output_error()) {
+      absl::StrAppend(&note, " output error ",
+                      absl::StrFormat("%.4f", progress.current_output_error()));
+      if (progress.has_current_rounding_output_error()) {
+        absl::StrAppend(&note, " (rounding ",
+                        absl::StrFormat("%.4f", progress.current_rounding_output_error()), ")");
+      }
+    } else if (progress.has_current_relative_error()) {
       absl::StrAppend(&note, " error ", absl::StrFormat("%.4f", progress.current_relative_error()));
     }
     const absl::Duration eta = progress.has_eta() ? ToDuration(progress.eta()) : absl::Seconds(-1);

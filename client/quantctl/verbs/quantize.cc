@@ -11,6 +11,7 @@ namespace {
 
 struct Flags {
   std::string model, output_name, calibration_file;
+  int64_t nsamples = 0, seqlen = 0;
   RecipeFlags recipe;
   bool overwrite = false, resume = false, detach = false;
   int64_t max_shard_bytes = 0;
@@ -48,6 +49,8 @@ absl::Status Run(Context& context, const Flags& flags) {
   request.set_resume(flags.resume);
   request.set_max_shard_bytes(flags.max_shard_bytes);
   request.set_nonfinite(*nonfinite);
+  request.set_nsamples(flags.nsamples);
+  request.set_seqlen(flags.seqlen);
   if (!flags.calibration_file.empty()) {
     std::ifstream file(flags.calibration_file, std::ios::binary);
     if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", flags.calibration_file));
@@ -71,8 +74,12 @@ void AddQuantize(CLI::App& app, Context& context) {
   CLI::App* verb = app.add_subcommand("quantize", "quantize a model of the root into a new one");
   verb->add_option("model", flags->model, "folder or .gguf file in the model root")->required();
   flags->recipe.AddTo(*verb, "--method");
-  verb->add_option("--calibration", flags->calibration_file,
-                   "UTF-8 text file that the model reads to measure its activations");
+  verb->add_option(
+      "--calibration", flags->calibration_file,
+      "UTF-8 text, plain or JSON lines with a \"text\" each, that the model reads to measure "
+      "its activations; without it, calibrated methods let the model write one");
+  verb->add_option("--nsamples", flags->nsamples, "sequences taken from the calibration text");
+  verb->add_option("--seqlen", flags->seqlen, "tokens of each");
   verb->add_option("--output-name", flags->output_name, "name of the new model");
   verb->add_flag("--overwrite", flags->overwrite, "replace an existing output");
   verb->add_flag("--resume", flags->resume, "continue an interrupted job");

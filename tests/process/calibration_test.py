@@ -1,0 +1,104 @@
+"""Calibrated quantization through a real server: killed, cancelled, without a text, with bad ones, on 1 and 2 threads."""
+import json
+import time
+
+import checkpoints
+from quantd_process import DONE, FAILED, ProcessTest, main, until
+
+LAYERS = 24
+GPTQ = ["--method", "gptq", "--set", "group_size=32", "--nsamples", 12, "--seqlen", 64]
+
+
+class CalibrationTest(ProcessTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        checkpoints.deep_decoder(cls.root / "deep", LAYERS)
+        checkpoints.decoder(cls.root / "decoder")
+        cls.text = cls.home / "text.txt"
+        cls.text.write_text("".join(f"the {i} quick brown foxes jump over {i * i} lazy dogs, once more. " for i in range(2000)))
+
+    def hidden(self):
+        return [path.name for path in self.root.iterdir() if path.name.startswith(".")]
+
+    def begin(self, server, output, *arguments):
+        """Starts a job and waits until it works on its third block."""
+        name = server.must("quantize", "deep", *GPTQ, "--calibration", self.text, "--output-name", output, *arguments,
+                           "--detach")["name"]
+        until(lambda: int(server.operation(name)["metadata"]["progress"]["block"]) >= 3, "the third block", server.process)
+        return name
+
+    def test_killed_jobs_resume_to_the_same_bytes(self):
+        server = self.start()
+        report = server.must("quantize", "deep", *GPTQ, "--calibration", self.text, "--output-name", "whole")
+        fitted = [layer for layer in report["layers"] if "output_error" in layer]
+        self.assertEqual(len(fitted), LAYERS * 7)
+        better = [layer for layer in fitted if layer["output_error"] < layer["rounding_output_error"]]
+        self.assertGreater(len(better), len(fitted) * 0.9)
+        self.begin(server, "killed")
+        time.sleep(1.2)  # the journal is written every second
+        server.kill()
+        self.assertIn(".killed.partial", self.hidden())
+        server = self.start()
+        name = self.begin(server, "killed", "--resume")
+        server.kill()
+        server = self.start("--threads", 2)
+        server.must("quantize", "deep", *GPTQ, "--calibration", self.text, "--output-name", "killed", "--resume")
+        self.assert_same_files(self.root / "killed", self.root / "whole")
+        self.assertEqual(self.hidden(), [])
+        self.assertTrue(server.operation(name)["done"])
+        server.must("load", "killed")
+        server.must("generate", "killed", "hello", "--max-tokens", 2)
+
+    def test_cancel_takes_under_a_second(self):
+        server = self.start()
+        name = self.begin(server, "cancelled")
+        start = time.monotonic()
+        server.must("operations", "cancel", name)
+        until(lambda: server.operation(name)["done"], "the end", server.process)
+        self.assertLess(time.monotonic() - start, 1)
+        self.assertEqual(server.operation(name)["metadata"]["state"], "CANCELLED")
+        self.assertEqual(self.hidden(), [])
+        self.assertFalse((self.root / "cancelled").exists())
+
+    def test_the_model_writes_its_own_text(self):
+        server = self.start()
+        own = ["quantize", "decoder", "--method", "gptq", "--set", "group_size=32", "--nsamples", 4, "--seqlen", 32]
+        report = server.must(*own, "--output-name", "own")
+        self.assertIn("no calibration text was given: calibrated on 4 sequences of 32 tokens that the model wrote itself",
+                      report["warnings"][0])
+        server.must(*own, "--output-name", "own-again")
+        self.assert_same_files(self.root / "own", self.root / "own-again")
+
+    def test_texts(self):
+        server = self.start()
+
+        def quantize(content, *flags):
+            path = self.home / "given.txt"
+            path.write_bytes(content)
+            return server.ctl("quantize", "decoder", "--method", "gptq", "--set", "group_size=32", "--calibration", path,
+                              "--output-name", "given", *flags)
+
+        for content, flags, parts in [
+                (b"", (), ["empty"]),
+                (b" \n\n", (), ["empty"]),
+                (b"one two three", ("--seqlen", 64), ["too short", "64"]),
+                (b"fine so far \xff\xfe", (), ["UTF-8", "byte 12"]),
+                (b'{"text": "a b c"}\n{"words": 1}\n', (), ["line 2"]),
+                (b'{"text": "a"}\n', (), ["too short"]),
+                (self.text.read_bytes(), ("--seqlen", 1 << 30), ["seqlen", "context"]),
+                (self.text.read_bytes(), ("--nsamples", -1), ["nsamples"])]:
+            answer = quantize(content, *flags)
+            self.assertEqual((answer.code, answer.status), (FAILED, "INVALID_ARGUMENT"), f"{content[:20]}: {answer.err}")
+            for part in parts:
+                self.assertIn(part, answer.err)
+            self.assertEqual(self.hidden(), [])
+        records = "".join(json.dumps({"text": f"{i} is a number and {i + 1} is the one that follows it at once"}) + "\n"
+                          for i in range(6))
+        answer = quantize(records.encode(), "--seqlen", 64)
+        self.assertEqual(answer.code, DONE, answer.err)
+        self.assertIn("gives 6 sequences of the 128 wanted", " ".join(answer.json["warnings"]))
+
+
+if __name__ == "__main__":
+    main()
