@@ -292,8 +292,9 @@ absl::StatusOr<QuantizedTensor> VptqCodec::Decode(const ModuleTensors& tensors) 
   QuantizedTensor out = EmptyVptq(*layer, dtype);
   RETURN_IF_ERROR(DecodeCentroids(tensors, *layer, dtype, &out));
   RETURN_IF_ERROR(DecodeIndices(tensors, *layer, stored, &out));
-  if (layer->outlier_size > 0)
-    RETURN_IF_ERROR(DecodeOutliers(tensors, *layer, dtype, &out.leading[0]));
+  if (layer->outlier_size > 0) {
+    RETURN_IF_ERROR(DecodeOutliers(tensors, *layer, dtype, outliers, &out.leading[0]));
+  }
   if (layer->enable_perm) RETURN_IF_ERROR(DecodePermutation(tensors, &out));
   if (layer->enable_norm) {
     ASSIGN_OR_RETURN(out.column_scale, ReadFiniteFloats(tensors, kScale, {dtype}, Shape{out.cols}));

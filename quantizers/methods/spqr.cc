@@ -155,7 +155,7 @@ Method SpqrMethod() {
   Method method;
   method.name = "spqr";
   method.summary = "SpQR: 3 bits with two-level scales, and the weights that cost most as outliers";
-  method.bits = "3";
+  method.bits = std::string("3");
   method.needs_calibration = true;
   method.on_the_fly = false;
   method.opencl = false;  // it runs there dense
