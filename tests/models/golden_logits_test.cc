@@ -13,6 +13,7 @@
 #include "formats/safetensors/safetensors.h"
 #include "memory_source.h"
 #include "models/model.h"
+#include "tests/test_data.h"
 
 namespace quantd {
 namespace {
@@ -21,7 +22,7 @@ namespace fs = std::filesystem;
 
 fs::path Root() {
   const char* other = std::getenv("QUANTD_GOLDEN");
-  return fs::path(other != nullptr ? other : QUANTD_TEST_DATA "/golden") / "bitnet";
+  return fs::path(other != nullptr ? other : TestData("golden")) / "bitnet";
 }
 
 std::vector<std::string> Models() {

@@ -78,10 +78,10 @@ TEST(FourOverSix, RefusesShapesThatDoNotAgree) {
     EXPECT_THAT(std::string(codec->Decode(MemoryModule(broken)).status().message()),
                 HasSubstr(name));
   }
-  for (const std::vector<int64_t> metadata : {std::vector<int64_t>{-1, 96, 128, 128, 1, 1},
-                                              {40, 1000, 128, 1024, 1, 1},
-                                              {40, 96, 128, 96, 1, 1},
-                                              {40, 96, 128, 128, 1, 0}}) {
+  for (const std::vector<int64_t>& metadata : {std::vector<int64_t>{-1, 96, 128, 128, 1, 1},
+                                               {40, 1000, 128, 1024, 1, 1},
+                                               {40, 96, 128, 96, 1, 1},
+                                               {40, 96, 128, 128, 1, 0}}) {
     TensorMap broken = stored;
     broken["quantized_weight_metadata"] = TensorOf<int64_t>(DType::kI64, {6}, metadata);
     EXPECT_FALSE(codec->Decode(MemoryModule(broken)).ok());
