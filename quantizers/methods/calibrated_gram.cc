@@ -13,7 +13,8 @@ absl::StatusOr<std::vector<float>> MeanGram(const InputStats* stats, int64_t col
   }
   std::vector<float> gram(cols * cols);
   if (stats->tokens <= 0) {
-    stats->Warn("no calibration token reaches it; all inputs count alike");
+    stats->Warn(absl::StrCat("no calibration token reaches it, so for ", method,
+                             " all inputs count alike"));
     for (int64_t c = 0; c < cols; ++c) gram[c * (cols + 1)] = 1;
     return gram;
   }
