@@ -106,7 +106,7 @@ absl::StatusOr<std::optional<BlockCalibration>> PlanBlockCalibration(const Calib
   if (!spec) return std::nullopt;
   if (job.nsamples > 0) spec->nsamples = job.nsamples;
   if (job.seqlen > 0) spec->seqlen = job.seqlen;
-  const int64_t context = source.config().max_position_embeddings;
+  const int64_t context = LongestSequence(source.config());
   if (job.seqlen > context) {
     return FieldError("seqlen", absl::StrCat(job.seqlen, " is beyond the model's context of ",
                                              context, " tokens"));

@@ -40,9 +40,14 @@ absl::StatusOr<TokenSequences> Samples(const Tokenizer& tokenizer,
 
 }  // namespace
 
+int64_t LongestSequence(const ModelConfig& config) {
+  const int64_t context = config.max_position_embeddings;
+  return config.sliding_window > 0 ? std::min(context, config.sliding_window) : context;
+}
+
 CalibrationSpec FitToModel(const ModelSource& source, CalibrationSpec spec,
                            std::vector<std::string>& warnings) {
-  const int64_t context = source.config().max_position_embeddings;
+  const int64_t context = LongestSequence(source.config());
   if (spec.seqlen > context) {
     // An encoder's texts are lines: its context is no surprise.
     if (!source.config().is_encoder()) {

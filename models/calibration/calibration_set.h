@@ -17,6 +17,10 @@ struct CalibrationSet {
   std::vector<std::string> warnings;  // fewer sequences than wanted, a context that is too short
 };
 
+// Tokens that a sequence may have: the context, and the window of attention where there is one,
+// within which sliding and full attention are the same.
+int64_t LongestSequence(const ModelConfig& config);
+
 // `spec` with the sequences' length cut to the model's context; a warning says so.
 CalibrationSpec FitToModel(const ModelSource& source, CalibrationSpec spec,
                            std::vector<std::string>& warnings);
