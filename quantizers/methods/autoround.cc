@@ -66,9 +66,7 @@ class AutoRoundRecipe : public Recipe {
   const Codec* codec() const override { return &codec_; }
 
   std::optional<CalibrationSpec> calibration() const override {
-    return options_.training.iters > 0 || SearchesScale(options_.config.layer)
-               ? std::optional(options_.calibration)
-               : std::nullopt;
+    return options_.training.iters > 0 ? std::optional(options_.calibration) : std::nullopt;
   }
   const BlockSolver* block_solver() const override {
     return options_.training.iters > 0 ? &solver_ : nullptr;

@@ -103,7 +103,8 @@ class Training {
         linear.tuner.Step(gradients_[linear.module], linear.rate * left, linear.range_rate * left);
       }
     }
-    return absl::OkStatus();
+    // Runs that were told to stop have given values that mean nothing.
+    return Stopped() ? Cancelled() : absl::OkStatus();
   }
 
   absl::StatusOr<std::map<std::string, QuantizedTensor>> Result() {

@@ -280,6 +280,8 @@ absl::StatusOr<std::map<std::string, QuantizedTensor>> AwqBlockSolver::Solve(
       sample[i] = Half(sample[i] / group.factors[i % group.factors.size()]);
     }
   }
+  // Runs that were told to stop have given values that mean nothing.
+  if (control.stopped && control.stopped()) return Cancelled();
   std::map<std::string, QuantizedTensor> out;
   for (const BlockLinear& linear : block.linears()) {
     if (!schemes.contains(linear.module)) continue;
