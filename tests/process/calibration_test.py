@@ -40,13 +40,12 @@ class CalibrationTest(ProcessTest):
         server.kill()
         self.assertIn(".killed.partial", self.hidden())
         server = self.start()
-        name = self.begin(server, "killed", "--resume")
+        self.begin(server, "killed", "--resume")
         server.kill()
-        server = self.start("--threads", 2)
+        server = self.start(threads=2)
         server.must("quantize", "deep", *GPTQ, "--calibration", self.text, "--output-name", "killed", "--resume")
         self.assert_same_files(self.root / "killed", self.root / "whole")
         self.assertEqual(self.hidden(), [])
-        self.assertTrue(server.operation(name)["done"])
         server.must("load", "killed")
         server.must("generate", "killed", "hello", "--max-tokens", 2)
 
@@ -69,6 +68,20 @@ class CalibrationTest(ProcessTest):
                       report["warnings"][0])
         server.must(*own, "--output-name", "own-again")
         self.assert_same_files(self.root / "own", self.root / "own-again")
+
+    def test_encoders(self):
+        checkpoints.encoder(self.root / "encoder")
+        server = self.start()
+        text = self.home / "lines.txt"
+        text.write_text("a cat sleeps on the mat\nthe dog runs by\nrevenue rose by four percent .\n" * 4)
+        report = server.must("quantize", "encoder", "--method", "gptq", "--set", "group_size=32", "--calibration", text,
+                             "--output-name", "small")
+        self.assertEqual(len([layer for layer in report["layers"] if "output_error" in layer]), 12)
+        own = server.must("quantize", "encoder", "--method", "gptq", "--set", "group_size=32", "--nsamples", 4, "--output-name",
+                          "own-encoder")
+        self.assertIn("drawn at random", own["warnings"][0])
+        server.must("load", "small")
+        server.must("embed", "small", "the cat sleeps")
 
     def test_texts(self):
         server = self.start()

@@ -53,13 +53,13 @@ def until(condition, what, process=None):
 class Quantd:
     """The process. Listens on a Unix socket unless told otherwise; `log` has its log lines."""
 
-    def __init__(self, home, root, *flags, listen=None):
+    def __init__(self, home, root, *flags, listen=None, threads=1):
         self.root, self.log_path = root, home / "quantd.log"
         self.address = listen or f"unix:{home}/socket"
         self.ctl_flags = []
         # One compute thread: a team whose threads wait for each other crawls where tests share few CPUs. The bytes and
         # answers do not depend on it.
-        flags = ("--threads", 1, *flags)
+        flags = ("--threads", threads, *flags)
         with open(self.log_path, "ab") as log:
             self.log_start = log.tell()
             self.process = subprocess.Popen(
