@@ -7,23 +7,19 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "nlohmann/json.hpp"
 #include "quantizers/codecs/autoround.h"
+#include "quantizers/codecs/autoround_document.h"
 #include "quantizers/method.h"
 #include "quantizers/methods/autoround_block.h"
 
 namespace quantd {
 namespace {
 
-constexpr char kVersion[] = "0.16.1";
-
-// The checkpoints that auto-round exports to.
-enum class AutoRoundFormat { kAutoRound, kAutoGptq, kAutoAwq };
 
 struct AutoRoundOptions {
   AutoRoundConfig config;
   AutoRoundFormat format = AutoRoundFormat::kAutoRound;
-  nlohmann::json extra_config = nlohmann::json::object();  // as given
+  std::string extra_config;  // JSON text as given, or empty
   AutoRoundTraining training;
   CalibrationSpec calibration;
   bool disable_opt_rtn = false;
@@ -116,45 +112,12 @@ class AutoRoundRecipe : public Recipe {
   }
 
   std::string ConfigText(const std::string& blocks) const {
-    const AutoRoundConfig& config = options_.config;
-    nlohmann::json json = {{"bits", config.layer.bits},
-                           {"group_size", config.layer.group_size},
-                           {"sym", config.layer.sym},
-                           {"data_type", "int"},
-                           {"autoround_version", kVersion}};
-    // Written where they are not the defaults.
-    const AutoRoundTraining& training = options_.training;
-    if (training.iters == 0) {
-      json["enable_quanted_input"] = false;
-    } else {
-      if (training.iters != 200) json["iters"] = training.iters;
-      if (!training.enable_quanted_input) json["enable_quanted_input"] = false;
-    }
-    switch (options_.format) {
-      case AutoRoundFormat::kAutoRound:
-        json.update({{"quant_method", "auto-round"},
-                     {"packing_format", PackingFormatOf(config)},
-                     {"block_name_to_quantize", blocks}});
-        if (!options_.extra_config.empty()) json["extra_config"] = options_.extra_config;
-        break;
-      case AutoRoundFormat::kAutoGptq:
-        json.update({{"quant_method", "gptq"},
-                     {"damp_percent", 0.01},
-                     {"desc_act", false},
-                     {"lm_head", false},
-                     {"provider", "auto-round"},
-                     {"true_sequential", false}});
-        break;
-      case AutoRoundFormat::kAutoAwq:
-        json.update({{"quant_method", "awq"},
-                     {"version", "gemm"},
-                     {"zero_point", !config.layer.sym},
-                     {"modules_to_not_convert", {"lm_head"}},
-                     {"provider", "auto-round"},
-                     {"to_quant_block_names", blocks}});
-        break;
-    }
-    return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    return AutoRoundConfigText(options_.config,
+                               {.format = options_.format,
+                                .iters = options_.training.iters,
+                                .enable_quanted_input = options_.training.enable_quanted_input,
+                                .blocks = blocks,
+                                .extra_config = options_.extra_config});
   }
 
   const AutoRoundOptions options_;
@@ -236,19 +199,11 @@ absl::StatusOr<std::unique_ptr<Recipe>> Make(AutoRoundOptions options) {
 
 absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& given) {
   AutoRoundOptions options;
-  if (!given.String("layer_config").empty()) {
-    options.extra_config = nlohmann::json::parse(given.String("layer_config"), nullptr, false);
-    if (!options.extra_config.is_object()) {
-      return Refuse("layer_config",
-                    "expected a JSON object {\"module or pattern\": {\"bits\": 8}}");
-    }
-  }
-  ASSIGN_OR_RETURN(options.config,
-                   ParseAutoRoundConfig(nlohmann::json{{"bits", given.Int("bits")},
-                                                       {"group_size", given.Int("group_size")},
-                                                       {"sym", given.Bool("sym")},
-                                                       {"extra_config", options.extra_config}}
-                                            .dump()));
+  options.extra_config = given.String("layer_config");
+  ASSIGN_OR_RETURN(options.config, AutoRoundConfigOf({.bits = static_cast<int>(given.Int("bits")),
+                                                      .group_size = given.Int("group_size"),
+                                                      .sym = given.Bool("sym")},
+                                                     options.extra_config));
   for (const char* name : {"iters", "seed"}) {
     if (given.Int(name) < 0) return Refuse(name, "expected 0 or more");
   }
@@ -280,16 +235,12 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& given) {
 absl::StatusOr<std::unique_ptr<Recipe>> FromConfig(const std::string& json) {
   AutoRoundOptions options;
   ASSIGN_OR_RETURN(options.config, ParseAutoRoundConfig(json));
-  const nlohmann::json document = nlohmann::json::parse(json, nullptr, false);
-  options.extra_config = document.value("extra_config", nlohmann::json::object());
-  const auto iters = document.find("iters");
-  const auto quanted = document.find("enable_quanted_input");
-  if (quanted != document.end() && quanted->is_boolean()) {
-    options.training.enable_quanted_input = quanted->get<bool>();
-  }
-  if (iters != document.end()) {
-    if (!iters->is_number_unsigned()) return Refuse("iters", "expected a number from 0");
-    options.training.iters = iters->get<int64_t>();
+  ASSIGN_OR_RETURN(const AutoRoundRun run, ParseAutoRoundRun(json));
+  options.extra_config = run.extra_config;
+  options.training.enable_quanted_input =
+      run.enable_quanted_input.value_or(options.training.enable_quanted_input);
+  if (run.iters) {
+    options.training.iters = *run.iters;
   } else if (!options.training.enable_quanted_input) {
     options.training.iters = 0;  // what upstream writes of it
     options.disable_opt_rtn = true;

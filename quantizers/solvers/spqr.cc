@@ -72,6 +72,11 @@ Affine FitWithoutOutliers(const Group& values, const float* diagonal, float thre
   for (int i = 0; i < kGroup; ++i) {
     if (likely[i]) others[i] = sum / std::max(count, 1.0f);
   }
+  const auto constant = [](const Group& group) {
+    return std::all_of(group.begin(), group.end(), [&group](float v) { return v == group[0]; });
+  };
+  // Of a group that is nothing but outliers upstream leaves the range -1 to 1.
+  if (constant(others) && !constant(values)) return {2.0f / kMaxCode, 0.5f * kMaxCode};
   return FitRange(others);
 }
 
