@@ -6,10 +6,9 @@ layers as the size asks for. Weights are normal with standard deviation 0.02, th
 """
 import argparse
 import json
+import math
 import struct
 from pathlib import Path
-
-import numpy as np
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCABULARY = 2048, 8192, 32, 8, 32000
 
@@ -24,7 +23,7 @@ def layer_shapes(layer):
 
 
 def size_of(shapes):
-    return sum(2 * int(np.prod(shape)) for _, shape in shapes)
+    return sum(2 * math.prod(shape) for _, shape in shapes)
 
 
 def shards_of(shapes, limit):
@@ -36,7 +35,21 @@ def shards_of(shapes, limit):
     return shards
 
 
-def write_shard(path, shapes, random):
+class NormalWeights:
+    """Matrices of deviation 0.02 as bfloat16, norms of ones; the same in every run."""
+
+    def __init__(self):
+        import numpy
+        self.np, self.random = numpy, numpy.random.default_rng(1)
+
+    def __call__(self, shape):
+        np = self.np
+        values = (np.ones(shape, np.float32) if len(shape) == 1
+                  else self.random.standard_normal(shape, np.float32) * np.float32(0.02))
+        return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
+
+
+def write_shard(path, shapes, values):
     header, offset = {}, 0
     for name, shape in shapes:
         end = offset + size_of([(name, shape)])
@@ -47,21 +60,20 @@ def write_shard(path, shapes, random):
     with open(path, "wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for _, shape in shapes:
-            values = np.ones(shape, np.float32) if len(shape) == 1 else random.standard_normal(shape, np.float32) * np.float32(0.02)
-            out.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+            out.write(values(shape))
 
 
-def make(folder, gigabytes, shard_megabytes=500):
-    """Writes the checkpoint; returns the bytes of its largest tensor."""
+def make(folder, gigabytes, shard_megabytes=500, values=None):
+    """Writes the checkpoint; returns the bytes of its largest tensor. values(shape): its bfloat16 bytes."""
     ends = [("lm_head.weight", (VOCABULARY, HIDDEN)), ("model.embed_tokens.weight", (VOCABULARY, HIDDEN)), ("model.norm.weight", (HIDDEN,))]
     layers = max(1, round((gigabytes * 1e9 - size_of(ends)) / size_of(layer_shapes(0))))
     shapes = ends + [entry for layer in range(layers) for entry in layer_shapes(layer)]
     shards = shards_of(shapes, shard_megabytes * 1_000_000)
     folder.mkdir(parents=True)
-    random, weight_map = np.random.default_rng(1), {}
+    values, weight_map = values or NormalWeights(), {}
     for index, shard in enumerate(shards, 1):
         name = f"model-{index:05}-of-{len(shards):05}.safetensors"
-        write_shard(folder / name, shard, random)
+        write_shard(folder / name, shard, values)
         weight_map |= {tensor: name for tensor, _ in shard}
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {"total_size": size_of(shapes)}, "weight_map": weight_map}))
