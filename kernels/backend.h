@@ -54,6 +54,13 @@ class DeviceArray {
   virtual int64_t cols() const = 0;
 };
 
+// Which input every column of a matrix multiplies, in device memory.
+class ColumnOrder {
+ public:
+  virtual ~ColumnOrder() = default;
+  virtual int64_t cols() const = 0;
+};
+
 struct KvShape {
   int layers = 0;
   int kv_heads = 0;
@@ -103,8 +110,11 @@ struct InputSteps {
   // Above 1: runs of so many inputs, a power of two that divides W.cols, are multiplied by the
   // normalized Hadamard matrix.
   int64_t hadamard_size = 0;
+  // Of W.cols entries: column c of W multiplies input order[c]; or null.
+  const ColumnOrder* order = nullptr;
   // Every token is rounded to whole 127ths of its largest magnitude, half to even (BitNet's
-  // dynamic int8 inputs; magnitudes below 1e-5 count as that). Not after a multiplier or rotation.
+  // dynamic int8 inputs; magnitudes below 1e-5 count as that). Not after a multiplier,
+  // rotation or order.
   bool int8_tokens = false;
   // [1, stack]; only with int8_tokens. Then tokens go in as those whole numbers, and the sum of a
   // row is divided by divisor[row] * (127 / largest magnitude): exact where W is whole too.
@@ -170,6 +180,9 @@ class Backend {
                                                              const PackOptions& options) = 0;
 
   virtual absl::StatusOr<std::unique_ptr<DeviceArray>> Allocate(int64_t rows, int64_t cols) = 0;
+  // INVALID_ARGUMENT unless every entry is from 0 to order.size() - 1.
+  virtual absl::StatusOr<std::unique_ptr<ColumnOrder>> UploadOrder(
+      std::span<const int32_t> order) = 0;
   virtual absl::StatusOr<std::unique_ptr<KvCache>> CreateKvCache(const KvShape& shape) = 0;
   virtual absl::Status Upload(std::span<const float> values, DeviceArray& to) = 0;
   // Rows [first, first + count) of `from` into `out` [count, from.cols()]; waits for pending work.

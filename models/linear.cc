@@ -39,9 +39,22 @@ void ScatterColumns(std::vector<T>& values, int64_t width, const auto& target) {
   }
 }
 
+// Codes of single elements in tiles: columns can change places.
+bool HasMovableColumns(const QuantizedTensor& tensor) {
+  return tensor.grid.kind != Grid::Kind::kCodebook && !tensor.block.flat;
+}
+
+// The permutation keeps groups together that the inputs' order would tear apart (act-order), and
+// the codes are all there is to the columns.
+bool NeedsOrderedInputs(const QuantizedTensor& tensor) {
+  return !tensor.input.permutation.empty() && HasMovableColumns(tensor) &&
+         tensor.outliers.column.empty() && tensor.column_scale.empty() &&
+         tensor.column_offset.empty() && !BlockMoves(tensor);
+}
+
 // Undoes the permutation in the codes; false when blocks would be torn apart.
 bool UndoPermutation(QuantizedTensor& tensor) {
-  if (tensor.grid.kind == Grid::Kind::kCodebook || tensor.block.flat) return false;
+  if (!HasMovableColumns(tensor)) return false;
   const std::optional<std::vector<int64_t>> moves = BlockMoves(tensor);
   if (!moves) return false;
   const int64_t blocks = tensor.block_columns();
@@ -88,8 +101,9 @@ absl::StatusOr<std::unique_ptr<DeviceArray>> LoadBias(const ModelSource& source,
   return UploadRow(backend, bias);
 }
 
-// Takes rotation and channel scales off the weight, for inputs that are to be rotated and scaled
-// instead: in fast compute, where codes stay packed. Not where inputs are rounded after them.
+// Takes rotation, channel scales and the order of groups off the weight, for inputs that are to be
+// rotated, scaled and gathered instead: in fast compute, where codes stay packed. Not where inputs
+// are rounded after them.
 InputTransform TakeTransform(const PackOptions& options, Weight& weight) {
   InputTransform taken;
   auto* quantized = std::get_if<QuantizedTensor>(&weight);
@@ -99,6 +113,7 @@ InputTransform TakeTransform(const PackOptions& options, Weight& weight) {
   taken.norm_weight = input.norm_weight;
   taken.norm_epsilon = input.norm_weight.empty() ? 0.0f : input.norm_epsilon;
   if (options.compute == Compute::kExact || input.int8_tokens) return taken;
+  if (NeedsOrderedInputs(*quantized)) std::swap(taken.permutation, input.permutation);
   std::swap(taken.channel_scale, input.channel_scale);
   std::swap(taken.hadamard_size, input.hadamard_size);
   if (taken.hadamard_size <= 1) taken.hadamard_size = 0;
@@ -106,9 +121,9 @@ InputTransform TakeTransform(const PackOptions& options, Weight& weight) {
 }
 
 bool AreSame(const InputTransform& a, const InputTransform& b) {
-  return a.channel_scale == b.channel_scale && a.hadamard_size == b.hadamard_size &&
-         a.norm_weight == b.norm_weight && a.norm_epsilon == b.norm_epsilon &&
-         a.int8_tokens == b.int8_tokens;
+  return a.permutation == b.permutation && a.channel_scale == b.channel_scale &&
+         a.hadamard_size == b.hadamard_size && a.norm_weight == b.norm_weight &&
+         a.norm_epsilon == b.norm_epsilon && a.int8_tokens == b.int8_tokens;
 }
 
 // The float with the fewest significant bits whose reciprocal is `factor`: scales by which an
@@ -145,6 +160,15 @@ std::optional<float> TakeScale(const PackOptions& options, Weight& weight) {
   t->nested.reset();
   t->dequantized_dtype = DType::kF32;
   return DivisorOf(factor);
+}
+
+// Exact compute takes the sums of a codebook's vectors as they are: upstream rounds them only
+// because its parameters are halves, and not where they are float32.
+void KeepVectorSums(const PackOptions& options, Weight& weight) {
+  auto* t = std::get_if<QuantizedTensor>(&weight);
+  if (t == nullptr || options.compute != Compute::kExact) return;
+  const bool sums = t->grid.kind == Grid::Kind::kCodebook && t->rounds_each_step;
+  if (sums) t->dequantized_dtype = DType::kF32;
 }
 
 // Makes `array` at least [rows, cols].
@@ -191,6 +215,9 @@ absl::StatusOr<Linear::Piece> Linear::PackPiece(Backend& backend, const InputTra
     for (float& value : multiplier) value = 1.0f / value;
     ASSIGN_OR_RETURN(piece.multiplier, UploadRow(backend, multiplier));
   }
+  if (!input.permutation.empty()) {
+    ASSIGN_OR_RETURN(piece.order, backend.UploadOrder(input.permutation));
+  }
   std::vector<const Weight*> pointers;
   for (Weight& weight : weights) {
     weight = WithoutInputTransform(std::move(weight));
@@ -225,6 +252,7 @@ absl::StatusOr<Linear> Linear::Load(const ModelSource& source, Backend& backend,
                      ReadMatrix(source, absl::StrCat(part.module, ".weight"), part.rows, cols));
     const auto* quantized = std::get_if<QuantizedTensor>(&weight);
     bias_scales.push_back(quantized == nullptr ? 1.0f : quantized->bias_scale);
+    KeepVectorSums(options, weight);
     const std::optional<float> divisor = TakeScale(options, weight);
     InputTransform input = TakeTransform(options, weight);
     divisors.insert(divisors.end(), static_cast<size_t>(part.rows), divisor.value_or(1.0f));
@@ -259,6 +287,7 @@ absl::Status Linear::Apply(Backend& backend, LinearArgs args) const {
 InputSteps Linear::StepsOf(const Piece& piece) const {
   return {.multiplier = piece.multiplier.get(),
           .hadamard_size = piece.hadamard_size,
+          .order = piece.order.get(),
           .int8_tokens = piece.int8_tokens,
           .int8_divisor = piece.int8_counts ? int8_divisor_.get() : nullptr};
 }

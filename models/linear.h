@@ -18,6 +18,7 @@ namespace quantd {
 // Backend::Pack takes. A column permutation is undone in the codes where every block stays a block
 // (one block per row, or blocks moved as a whole); otherwise, and for channel scales, rotations and
 // outliers, the result is dense: [rows, cols] in `dequantized_dtype` for permutations, else F32.
+// (Linear takes from the weight before what it can do to the inputs instead.)
 Weight WithoutInputTransform(Weight weight);
 
 // Uploads `values` as one row of constants.
@@ -56,6 +57,7 @@ class Linear {
     float norm_epsilon = 0;
     std::unique_ptr<DeviceArray> multiplier;  // InputSteps::multiplier, or null
     int64_t hadamard_size = 0;
+    std::unique_ptr<ColumnOrder> order;  // InputSteps::order, or null
     bool int8_tokens = false;
     bool int8_counts = false;  // tokens go in as whole numbers, as the weights are
     int64_t first_row = 0;

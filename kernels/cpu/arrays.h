@@ -32,6 +32,20 @@ inline const CpuArray& AsCpu(const DeviceArray& array) {
   return static_cast<const CpuArray&>(array);
 }
 
+class CpuOrder : public ColumnOrder {
+ public:
+  explicit CpuOrder(std::vector<int32_t> order) : order_(std::move(order)) {}
+  int64_t cols() const override { return static_cast<int64_t>(order_.size()); }
+  const int32_t* data() const { return order_.data(); }
+
+ private:
+  std::vector<int32_t> order_;
+};
+
+inline const CpuOrder& AsCpu(const ColumnOrder& order) {
+  return static_cast<const CpuOrder&>(order);
+}
+
 // Parts stacked by rows, each in its own format.
 class CpuWeight : public PackedWeight {
  public:

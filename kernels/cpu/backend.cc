@@ -85,6 +85,16 @@ class CpuBackend : public Backend {
     return std::make_unique<CpuArray>(rows, cols, std::move(buffer));
   }
 
+  absl::StatusOr<std::unique_ptr<ColumnOrder>> UploadOrder(
+      std::span<const int32_t> order) override {
+    for (const int32_t col : order) {
+      if (col >= 0 && static_cast<size_t>(col) < order.size()) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("an order of ", order.size(), " columns has a column ", col));
+    }
+    return std::make_unique<CpuOrder>(std::vector<int32_t>(order.begin(), order.end()));
+  }
+
   absl::StatusOr<std::unique_ptr<KvCache>> CreateKvCache(const KvShape& shape) override {
     return CpuKvCache::Create(shape);
   }

@@ -71,7 +71,8 @@ bool FitSteps(const LinearArgs& a, int64_t stack) {
   };
   const bool rotates = s.hadamard_size <= 1 || ((s.hadamard_size & (s.hadamard_size - 1)) == 0 &&
                                                 a.weight->cols() % s.hadamard_size == 0);
-  return rotates && fits(s.multiplier, a.weight->cols()) && fits(s.int8_divisor, stack);
+  const bool orders = s.order == nullptr || s.order->cols() == a.weight->cols();
+  return rotates && orders && fits(s.multiplier, a.weight->cols()) && fits(s.int8_divisor, stack);
 }
 
 absl::Status CheckShapes(const LinearArgs& a) {
@@ -216,8 +217,13 @@ float RoundToInt8(const float* from, int64_t cols, bool keep_values, float* to) 
   return steps;
 }
 
-// The inputs of one token in `row` after norm and steps, in `row` or `scratch` [cols]; and what the
-// sums are to be divided by.
+// Floats that PrepareRow needs to work in: an order cannot be followed in place.
+int64_t PreparedFloats(const LinearArgs& args) {
+  return args.weight->cols() * (args.steps.order != nullptr ? 2 : 1);
+}
+
+// The inputs of one token in `row` after norm and steps, in `row` or `scratch` [PreparedFloats];
+// and what the sums are to be divided by.
 const float* PrepareRow(const KernelTable& kernels, const LinearArgs& args, const float* row,
                         float* scratch, float* divisor) {
   const int64_t cols = args.weight->cols();
@@ -236,6 +242,12 @@ const float* PrepareRow(const KernelTable& kernels, const LinearArgs& args, cons
     if (row != scratch) std::copy_n(row, cols, scratch);
     kernels.rotate(scratch, cols, steps.hadamard_size);
     row = scratch;
+  }
+  if (steps.order != nullptr) {
+    const int32_t* order = AsCpu(*steps.order).data();
+    float* ordered = scratch + cols;
+    for (int64_t c = 0; c < cols; ++c) ordered[c] = row[order[c]];
+    row = ordered;
   }
   if (steps.int8_tokens) {
     *divisor = RoundToInt8(row, cols, steps.int8_divisor == nullptr, scratch);
@@ -261,11 +273,11 @@ void RunPanels(const Call& call, int thread, int threads,
 
 void PrepareTokens(const KernelTable& kernels, const LinearArgs& args, int64_t first, int64_t end,
                    std::span<PreparedActivations> prepared, std::vector<float>& scratch) {
-  const int64_t cols = args.weight->cols();
-  size_t floats = static_cast<size_t>(cols);
+  const int64_t own = PreparedFloats(args);
+  size_t floats = static_cast<size_t>(own);
   for (const PreparedActivations& p : prepared) {
     floats = std::max<size_t>(
-        floats, static_cast<size_t>(cols + PreparedActivations::ScratchFloats(p.format().columns)));
+        floats, static_cast<size_t>(own + PreparedActivations::ScratchFloats(p.format().columns)));
   }
   if (scratch.size() < floats) scratch.resize(floats);
   for (int64_t token = first; token < end; ++token) {
@@ -273,7 +285,7 @@ void PrepareTokens(const KernelTable& kernels, const LinearArgs& args, int64_t f
     const float* row =
         PrepareRow(kernels, args, AsCpu(*args.x).row(token), scratch.data(), &divisor);
     for (PreparedActivations& p : prepared) {
-      p.Store(kernels, token, row, scratch.data() + cols);
+      p.Store(kernels, token, row, scratch.data() + own);
       p.SetDivisor(token, divisor);
     }
   }

@@ -72,6 +72,11 @@ absl::StatusOr<std::unique_ptr<DeviceArray>> OpenClBackend::Allocate(int64_t row
   return ClArray::Create(rows, cols, queue_);
 }
 
+absl::StatusOr<std::unique_ptr<ColumnOrder>> OpenClBackend::UploadOrder(
+    std::span<const int32_t> order) {
+  return ClOrder::Create(order, queue_);
+}
+
 absl::StatusOr<std::unique_ptr<KvCache>> OpenClBackend::CreateKvCache(const KvShape& shape) {
   return ClKvCache::Create(shape, queue_);
 }
@@ -195,6 +200,19 @@ absl::Status OpenClBackend::GatherRows(const DeviceArray& x, std::span<const int
   range.global[1] = rows.size();
   return queue_.Run(kernel, range, AsCl(x).buffer().get(), indexes, AsCl(y).buffer().get(),
                     cl_int(x.cols()));
+}
+
+absl::StatusOr<cl_mem> OpenClBackend::GatherColumns(cl_mem x, const ColumnOrder& order,
+                                                    int64_t tokens) {
+  const int64_t cols = order.cols();
+  ASSIGN_OR_RETURN(const cl_mem y, ScratchBuffer(kOrdered, sizeof(float) * tokens * cols));
+  ASSIGN_OR_RETURN(const cl_kernel kernel,
+                   programs_.Get({"GatherColumns", kElementwiseSources, ""}));
+  Range range;
+  range.global[0] = cols;
+  range.global[1] = tokens;
+  RETURN_IF_ERROR(queue_.Run(kernel, range, x, AsCl(order).buffer().get(), y, cl_int(cols)));
+  return y;
 }
 
 }  // namespace opencl

@@ -20,3 +20,11 @@ __kernel void GatherRows(__global const float *x, __global const int *rows, __gl
   const size_t row = get_global_id(1);
   y[row * cols + col] = x[(size_t)rows[row] * cols + col];
 }
+
+// y[t][c] = x[t][order[c]]; y is not x. Grid: [cols, tokens].
+__kernel void GatherColumns(__global const float *x, __global const int *order, __global float *y,
+                            const int cols) {
+  const int col = get_global_id(0);
+  const size_t begin = (size_t)get_global_id(1) * cols;
+  y[begin + col] = x[begin + order[col]];
+}

@@ -36,9 +36,14 @@ absl::Status CheckSteps(const InputSteps& steps, int64_t cols, int64_t stack) {
     return absl::InvalidArgumentError(
         absl::StrCat("runs of ", size, " inputs cannot be rotated in ", cols));
   }
-  const bool changed = size > 1 || steps.multiplier != nullptr;
+  const bool changed = size > 1 || steps.multiplier != nullptr || steps.order != nullptr;
   if (steps.int8_tokens && changed) {
-    return absl::InvalidArgumentError("a linear both rotates or scales its inputs and rounds them");
+    return absl::InvalidArgumentError(
+        "a linear rotates, scales or orders its inputs and rounds them");
+  }
+  if (steps.order != nullptr && steps.order->cols() != cols) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("an order of ", steps.order->cols(), " columns for ", cols, " inputs"));
   }
   if (steps.int8_divisor != nullptr) {
     RETURN_IF_ERROR(CheckShape(*steps.int8_divisor, 1, stack, "the divisor"));
@@ -180,7 +185,9 @@ absl::StatusOr<cl_mem> OpenClBackend::PrepareInputs(const LinearArgs& args, cl_m
   const bool changes = steps.multiplier != nullptr || steps.hadamard_size > 1;
   cl_mem x = AsCl(*args.x).buffer().get();
   const bool normed = args.norm.kind != Norm::Kind::kNone || steps.int8_tokens;
-  if (!normed && !changes) return x;
+  if (!normed && !changes) {
+    return steps.order != nullptr ? GatherColumns(x, *steps.order, args.tokens) : x;
+  }
   const int64_t cols = args.weight->cols();
   ASSIGN_OR_RETURN(const cl_mem inputs, ScratchBuffer(kNormed, sizeof(float) * args.tokens * cols));
   if (steps.int8_divisor != nullptr) {
@@ -191,20 +198,27 @@ absl::StatusOr<cl_mem> OpenClBackend::PrepareInputs(const LinearArgs& args, cl_m
         RunNorm(*args.x, nullptr, args.norm, steps.int8_tokens, args.tokens, inputs, *token_steps));
     x = inputs;
   }
-  if (!changes) return inputs;
+  if (changes) {
+    RETURN_IF_ERROR(ScaleAndRotate(steps, x, cols, args.tokens, inputs));
+    x = inputs;
+  }
+  return steps.order != nullptr ? GatherColumns(x, *steps.order, args.tokens) : x;
+}
+
+absl::Status OpenClBackend::ScaleAndRotate(const InputSteps& steps, cl_mem x, int64_t cols,
+                                           int64_t tokens, cl_mem y) {
   const int group = WorkGroupFor(queue_.device(), 128);
   ASSIGN_OR_RETURN(const cl_kernel kernel,
                    programs_.Get({"PrepareInputs", kNormSources, absl::StrCat("-DWG=", group)}));
   const int64_t size = std::max<int64_t>(steps.hadamard_size, 1);
   Range range;
   range.global[0] = (size > 1 ? cols / size : 1) * group;
-  range.global[1] = args.tokens;
+  range.global[1] = tokens;
   range.local[0] = group;
   range.local[1] = range.local[2] = 1;
   const bool scaled = steps.multiplier != nullptr;
-  RETURN_IF_ERROR(queue_.Run(kernel, range, x, scaled ? AsCl(*steps.multiplier).buffer().get() : x,
-                             inputs, cl_int(cols), cl_int(size), cl_int(scaled ? 1 : 0)));
-  return inputs;
+  return queue_.Run(kernel, range, x, scaled ? AsCl(*steps.multiplier).buffer().get() : x, y,
+                    cl_int(cols), cl_int(size), cl_int(scaled ? 1 : 0));
 }
 
 absl::Status OpenClBackend::Linear(const LinearArgs& args) {

@@ -30,6 +30,7 @@ class OpenClBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<PackedWeight>> Pack(std::span<const Weight* const> parts,
                                                      const PackOptions& options) override;
   absl::StatusOr<std::unique_ptr<DeviceArray>> Allocate(int64_t rows, int64_t cols) override;
+  absl::StatusOr<std::unique_ptr<ColumnOrder>> UploadOrder(std::span<const int32_t> order) override;
   absl::StatusOr<std::unique_ptr<KvCache>> CreateKvCache(const KvShape& shape) override;
   absl::Status Upload(std::span<const float> values, DeviceArray& to) override;
   absl::Status Download(const DeviceArray& from, int64_t first, int64_t count,
@@ -47,6 +48,7 @@ class OpenClBackend final : public Backend {
  private:
   enum Scratch {
     kNormed,
+    kOrdered,
     kTokenSteps,
     kStacked,
     kQueries,
@@ -78,6 +80,11 @@ class OpenClBackend final : public Backend {
                        bool int8_tokens, int64_t tokens, cl_mem y, cl_mem token_steps = nullptr);
   // Norm and steps of the inputs, if there are any, in a work buffer; else x's own.
   absl::StatusOr<cl_mem> PrepareInputs(const LinearArgs& args, cl_mem* token_steps);
+  // y = x [tokens, cols] times the multiplier, rotated; y may be x.
+  absl::Status ScaleAndRotate(const InputSteps& steps, cl_mem x, int64_t cols, int64_t tokens,
+                              cl_mem y);
+  // The columns of x [tokens, cols] in an order, in a work buffer.
+  absl::StatusOr<cl_mem> GatherColumns(cl_mem x, const ColumnOrder& order, int64_t tokens);
   absl::Status RunSegment(const Segment& segment, int64_t cols, cl_mem x, int64_t tokens,
                           const Output& output);
   absl::Status RunSiluMul(cl_mem stacked, const DeviceArray* residual, int64_t tokens,

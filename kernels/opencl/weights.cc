@@ -103,6 +103,20 @@ absl::StatusOr<std::unique_ptr<ClArray>> ClArray::Create(int64_t rows, int64_t c
   return array;
 }
 
+absl::StatusOr<std::unique_ptr<ClOrder>> ClOrder::Create(std::span<const int32_t> order,
+                                                         Queue& queue) {
+  for (const int32_t col : order) {
+    if (col >= 0 && static_cast<size_t>(col) < order.size()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("an order of ", order.size(), " columns has a column ", col));
+  }
+  auto made = std::make_unique<ClOrder>();
+  made->cols_ = static_cast<int64_t>(order.size());
+  ASSIGN_OR_RETURN(made->buffer_, queue.Allocate(order.size_bytes(), "an order of columns"));
+  RETURN_IF_ERROR(queue.Write(made->buffer_, 0, std::as_bytes(order)));
+  return made;
+}
+
 absl::StatusOr<std::unique_ptr<ClKvCache>> ClKvCache::Create(const KvShape& shape, Queue& queue) {
   ASSIGN_OR_RETURN(const uint64_t bytes,
                    FloatBytes({shape.kv_heads, shape.head_dim, PaddedCapacity(shape.capacity)}));

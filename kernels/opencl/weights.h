@@ -62,6 +62,19 @@ class ClArray final : public DeviceArray {
   Buffer buffer_;
 };
 
+class ClOrder final : public ColumnOrder {
+ public:
+  static absl::StatusOr<std::unique_ptr<ClOrder>> Create(std::span<const int32_t> order,
+                                                         Queue& queue);
+
+  int64_t cols() const override { return cols_; }
+  const Buffer& buffer() const { return buffer_; }
+
+ private:
+  int64_t cols_ = 0;
+  Buffer buffer_;
+};
+
 // The kernels' `capacity`: a multiple of eight, so that vectors of keys stay inside of the buffer.
 inline int PaddedCapacity(int tokens) { return (tokens + 7) / 8 * 8; }
 
@@ -86,6 +99,7 @@ inline const ClWeight& AsCl(const PackedWeight& weight) {
   return static_cast<const ClWeight&>(weight);
 }
 inline const ClArray& AsCl(const DeviceArray& array) { return static_cast<const ClArray&>(array); }
+inline const ClOrder& AsCl(const ColumnOrder& order) { return static_cast<const ClOrder&>(order); }
 inline const ClKvCache& AsCl(const KvCache& cache) { return static_cast<const ClKvCache&>(cache); }
 
 }  // namespace quantd::opencl

@@ -164,6 +164,70 @@ TEST_P(LinearOnIsa, NormBiasActivationAndResidualAreFused) {
   EXPECT_LT(RelativeError(RunLinear(*backend_, *packed, x, kTokens, args), expected), 1e-5);
 }
 
+// y = W (rotate(norm(x) * multiplier))[order], the steps one by one in double.
+TEST_P(LinearOnIsa, OrdersTheInputsAfterTheOtherSteps) {
+  constexpr int64_t kRows = 37, kCols = 96, kSize = 32;
+  const Weight weight = WeightKinds()[0].make(kRows, kCols, 4);
+  const auto packed = PackOne(*backend_, weight, Compute::kExact);
+  const std::vector<float> gain = RandomFloats(kCols, 5), multiplier = RandomFloats(kCols, 6);
+  const auto gain_array = ArrayOf(*backend_, 1, kCols, gain);
+  const auto multiplier_array = ArrayOf(*backend_, 1, kCols, multiplier);
+  std::vector<int32_t> order(kCols);
+  for (int64_t c = 0; c < kCols; ++c) order[c] = static_cast<int32_t>((c * 35 + 11) % kCols);
+  const auto order_array = backend_->UploadOrder(order);
+  ASSERT_TRUE(order_array.ok()) << order_array.status();
+  for (const int64_t tokens : {1, 14}) {
+    for (int with = 0; with < 8; ++with) {
+      const bool normed = with & 1, scaled = with & 2, rotated = with & 4;
+      const std::vector<float> x = RandomFloats(tokens * kCols, 7);
+      std::vector<float> gathered(x.size());
+      for (int64_t t = 0; t < tokens; ++t) {
+        std::vector<double> z(&x[t * kCols], &x[t * kCols] + kCols);
+        double square = 0;
+        for (const double value : z) square += value * value / kCols;
+        for (int64_t c = 0; c < kCols; ++c) {
+          if (normed) z[c] = z[c] / std::sqrt(square + 1e-5) * gain[c];
+          if (scaled) z[c] *= multiplier[c];
+        }
+        for (int64_t c = 0; c < kCols; ++c) {
+          const int64_t from = order[c];
+          double value = rotated ? 0 : z[from];
+          for (int64_t i = 0; rotated && i < kSize; ++i) {
+            const bool odd = __builtin_popcountll(i & (from % kSize)) % 2 == 1;
+            value += z[from / kSize * kSize + i] * (odd ? -1 : 1) / std::sqrt(double{kSize});
+          }
+          gathered[t * kCols + c] = static_cast<float>(value);
+        }
+      }
+      LinearArgs args;
+      if (normed) args.norm = {Norm::Kind::kRms, gain_array.get(), nullptr, 1e-5f};
+      if (scaled) args.steps.multiplier = multiplier_array.get();
+      if (rotated) args.steps.hadamard_size = kSize;
+      args.steps.order = order_array->get();
+      EXPECT_LT(RelativeError(RunLinear(*backend_, *packed, x, tokens, args),
+                              MatMul(gathered, DenseOf(weight), tokens, kRows, kCols)),
+                1e-6)  // float32
+          << with << ", " << tokens << " tokens";
+    }
+  }
+}
+
+TEST_P(LinearOnIsa, RefusesOrdersOfOtherColumns) {
+  for (const std::vector<int32_t>& wrong : {std::vector<int32_t>{0, 2}, {0, -1}}) {
+    EXPECT_EQ(backend_->UploadOrder(wrong).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+  const auto packed = PackOne(*backend_, WeightKinds()[0].make(16, 96, 1));
+  const auto x = ArrayOf(*backend_, 1, 96, RandomFloats(96, 2));
+  const auto y = ArrayOf(*backend_, 1, 16, {});
+  const auto order = *backend_->UploadOrder(std::vector<int32_t>{1, 0});
+  const LinearArgs args = {.weight = packed.get(),
+                           .steps = {.order = order.get()},
+                           .x = x.get(),
+                           .tokens = 1,
+                           .y = y.get()};
+  EXPECT_EQ(backend_->Linear(args).code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST_P(LinearOnIsa, StepsRefuseRunsThatDoNotFit) {
   const auto packed = PackOne(*backend_, WeightKinds()[0].make(16, 96, 1));
   const auto x = ArrayOf(*backend_, 1, 96, RandomFloats(96, 2));

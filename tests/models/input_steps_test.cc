@@ -3,7 +3,9 @@
 // exactly.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 
 #include "core/parallel.h"
@@ -119,6 +121,36 @@ TEST_P(InputStepsOf, ChannelScalesAreAppliedToTheInputs) {
   ExpectSameMeaning(parts, 2);  // the last part takes the inputs as they are
   parts[0].input.hadamard_size = 32;
   ExpectSameMeaning(parts, 3);
+}
+
+// Any order of `cols` columns.
+std::vector<int32_t> Shuffled(int64_t cols, uint32_t seed) {
+  std::vector<int32_t> order(static_cast<size_t>(cols));
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), std::mt19937(seed));
+  return order;
+}
+
+// GPTQ's act-order: exact compute has dense matrices in the inputs' order, fast compute gathers the
+// inputs in the order of the groups.
+TEST_P(InputStepsOf, GroupsInAnotherOrderStayPacked) {
+  std::vector<QuantizedTensor> parts = {FourBit(48, 96, 1), FourBit(32, 96, 2), FourBit(16, 96, 3)};
+  for (QuantizedTensor& part : parts) part.input.permutation = Shuffled(96, 4);
+  ExpectSameMeaning(parts, 1);
+  parts[1].input.permutation = Shuffled(96, 5);
+  ExpectSameMeaning(parts, 3);
+  parts[0].input.hadamard_size = 32;
+  for (int64_t c = 0; c < 96; ++c) {
+    parts[0].input.channel_scale.push_back(0.5f + 0.01f * static_cast<float>(c));
+  }
+  ExpectSameMeaning(parts, 3);
+}
+
+// Groups that change places as a whole do so in the codes.
+TEST_P(InputStepsOf, GroupsMovedAsAWholeNeedNoOtherInputs) {
+  std::vector<QuantizedTensor> parts = {FourBit(48, 96, 1), FourBit(32, 96, 2)};
+  for (int32_t c = 0; c < 96; ++c) parts[1].input.permutation.push_back((c + 32) % 96);
+  ExpectSameMeaning(parts, 1);
 }
 
 // The last bit of upstream's `sum / (weight_scale * 127 / largest)`.

@@ -216,6 +216,82 @@ TEST_F(LinearTest, EqualFormatsAreStackedAndOthersKeepTheirs) {
   }
 }
 
+// y = W (rotate(norm(x) * multiplier))[order], the steps one by one in double.
+TEST_F(LinearTest, OrdersTheInputsAfterTheOtherSteps) {
+  const int64_t rows = 31, cols = 96, size = 32;
+  const Weight weight = MatrixCaseNamed("F32").make(rows, cols, 4);
+  const auto packed = PackAll(backend(), {&weight, 1}, Compute::kExact);
+  const std::vector<float> w = DenseOf(weight);
+  const std::vector<float> gain = RandomFloats(cols, 5), multiplier = RandomFloats(cols, 6);
+  const auto gain_array = ArrayOf(1, cols, gain), multiplier_array = ArrayOf(1, cols, multiplier);
+  std::vector<int32_t> order(cols);
+  for (int64_t c = 0; c < cols; ++c) order[c] = static_cast<int32_t>((c * 35 + 11) % cols);
+  const auto order_array = backend().UploadOrder(order);
+  ASSERT_OK(order_array.status());
+  for (const int64_t tokens : {1, 17}) {
+    const std::vector<float> x = RandomFloats(tokens * cols, 7);
+    const auto input = ArrayOf(tokens, cols, x);
+    for (int with = 0; with < 8; ++with) {
+      SCOPED_TRACE(testing::Message() << with << ", " << tokens << " tokens");
+      const bool normed = with & 1, scaled = with & 2, rotated = with & 4;
+      LinearArgs args = {.weight = packed.get(), .norm = {}, .x = input.get(), .tokens = tokens};
+      if (normed) {
+        args.norm = {.kind = Norm::Kind::kRms, .weight = gain_array.get(), .epsilon = 1e-5f};
+      }
+      if (scaled) args.steps.multiplier = multiplier_array.get();
+      if (rotated) args.steps.hadamard_size = size;
+      args.steps.order = order_array->get();
+      const auto output = NewArray(tokens, rows);
+      args.y = output.get();
+      ASSERT_OK(backend().Linear(args));
+      const std::vector<float> y = Values(*output);
+      for (int64_t t = 0; t < tokens; ++t) {
+        double squares = 0;
+        for (int64_t c = 0; c < cols; ++c) squares += std::pow(x[t * cols + c], 2);
+        std::vector<double> z(cols);
+        for (int64_t c = 0; c < cols; ++c) {
+          z[c] = x[t * cols + c] * (normed ? gain[c] / std::sqrt(squares / cols + 1e-5) : 1.0) *
+                 (scaled ? multiplier[c] : 1.0f);
+        }
+        std::vector<float> gathered(cols);
+        for (int64_t c = 0; c < cols; ++c) {
+          const int64_t from = order[c];
+          double value = rotated ? 0 : z[from];
+          for (int64_t i = 0; rotated && i < size; ++i) {
+            const bool odd = __builtin_popcountll(i & (from % size)) % 2 == 1;
+            value += z[from / size * size + i] * (odd ? -1 : 1) / std::sqrt(double(size));
+          }
+          gathered[c] = static_cast<float>(value);
+        }
+        for (int64_t row = 0; row < rows; ++row) {
+          const auto [sum, magnitude] = Product(&w[row * cols], gathered.data(), cols);
+          ASSERT_NEAR(y[t * rows + row], sum, 3e-6 * magnitude) << t << ", " << row;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(LinearTest, WrongOrdersAreRefused) {
+  for (const std::vector<int32_t>& wrong : {std::vector<int32_t>{0, 2}, {0, -1}}) {
+    EXPECT_EQ(backend().UploadOrder(wrong).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+  const Weight weight = MatrixCaseNamed("F32").make(31, 33, 1);
+  const auto packed = PackAll(backend(), {&weight, 1}, Compute::kFast);
+  const auto order = *backend().UploadOrder(std::vector<int32_t>{1, 0});
+  const auto input = NewArray(1, 33);
+  const auto output = NewArray(1, 31);
+  EXPECT_EQ(backend()
+                .Linear({.weight = packed.get(),
+                         .norm = {},
+                         .steps = {.order = order.get()},
+                         .x = input.get(),
+                         .tokens = 1,
+                         .y = output.get()})
+                .code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
 TEST_F(LinearTest, WrongShapesAreRefused) {
   const Weight weight = MatrixCaseNamed("F32").make(31, 33, 1);
   const auto packed = PackAll(backend(), {&weight, 1}, Compute::kFast);
