@@ -236,7 +236,7 @@ absl::StatusOr<EvaluationResult> EvaluateEncoder(Model& model, Model* reference,
                                                    " and ", reference->config().hidden_size,
                                                    " dimensions cannot be compared"));
   }
-  const std::vector<absl::string_view> lines = absl::StrSplit(text, '\n', absl::SkipWhitespace());
+  std::vector<absl::string_view> lines = absl::StrSplit(text, '\n', absl::SkipWhitespace());
   if (lines.empty()) return absl::InvalidArgumentError("the text has no sentences, one per line");
   EvaluationResult result;
   double sum = 0;
@@ -248,6 +248,8 @@ absl::StatusOr<EvaluationResult> EvaluateEncoder(Model& model, Model* reference,
       ASSIGN_OR_RETURN(ids.emplace_back(), EncodeLine(model, lines[i]));
       ASSIGN_OR_RETURN(reference_ids.emplace_back(), EncodeLine(*reference, lines[i]));
       result.scored_tokens += static_cast<int64_t>(ids.back().size());
+      // The line that reaches the limit is the last.
+      if (options.max_tokens > 0 && result.scored_tokens >= options.max_tokens) lines.resize(i + 1);
     }
     ASSIGN_OR_RETURN(const auto found, model.Encode(ids, std::nullopt));
     ASSIGN_OR_RETURN(const auto expected, reference->Encode(reference_ids, std::nullopt));

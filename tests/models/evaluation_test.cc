@@ -108,5 +108,22 @@ TEST(Evaluate, ComparesEncodersByCosine) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST(Evaluate, StopsEncodersAtTheLineThatReachesTheLimit) {
+  auto source = RandomEncoder(TinyEncoderConfig(), 1);
+  source->SetSideFile("tokenizer.json", WordTokenizerJson(53));
+  const auto model = Model::Load(std::move(source), {.compute = Compute::kExact}).value();
+  const auto tokens = [&](absl::string_view text, int64_t max_tokens) {
+    const auto result = Evaluate(*model, model.get(), text, {.max_tokens = max_tokens}).value();
+    EXPECT_NEAR(*result.mean_cosine, 1, 1e-6);
+    return result.scored_tokens;
+  };
+  const std::string text = "t1 t2 t3\n\nt4 t5\nt6\n";
+  const int64_t first = tokens("t1 t2 t3", 0), second = tokens("t4 t5", 0);
+  EXPECT_EQ(tokens(text, 1), first);
+  EXPECT_EQ(tokens(text, first), first);
+  EXPECT_EQ(tokens(text, first + 1), first + second);
+  EXPECT_EQ(tokens(text, 1000), tokens(text, 0));
+}
+
 }  // namespace
 }  // namespace quantd
