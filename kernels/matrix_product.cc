@@ -1,6 +1,7 @@
 #include "kernels/matrix_product.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -79,12 +80,35 @@ TileFunction SelectTile() {
 
 // Panels of `width` rows of `from`, [inner, width] each, zeros past the last row.
 void Pack(const MatrixOperand& from, int64_t rows, int64_t inner, int width, float* to) {
-  for (int64_t first = 0; first < rows; first += width) {
+  int64_t whole = 0;
+  if (width == kTileCols && from.row_stride == 1) {
+    // Along the memory: panel by panel would take a few bytes of every page.
+    whole = rows / kTileCols * kTileCols;
+    for (int64_t k = 0; k < inner; ++k) {
+      const float* line = from.data + k * from.col_stride;
+      for (int64_t first = 0; first < whole; first += kTileCols) {
+        std::memcpy(to + first * inner + k * kTileCols, line + first, kTileCols * sizeof(float));
+      }
+    }
+    to += whole * inner;
+  }
+  for (int64_t first = whole; first < rows; first += width) {
     const int64_t count = std::min<int64_t>(width, rows - first);
     for (int64_t k = 0; k < inner; ++k, to += width) {
       const float* column = from.data + first * from.row_stride + k * from.col_stride;
       for (int64_t r = 0; r < count; ++r) to[r] = column[r * from.row_stride];
       for (int64_t r = count; r < width; ++r) to[r] = 0;
+    }
+  }
+}
+
+// The first `height` rows and `width` columns of a tile, onto C.
+void AddTile(const float* sums, int64_t height, int64_t width, float* c, int64_t c_stride) {
+  for (int64_t r = 0; r < height; ++r, sums += kTileCols, c += c_stride) {
+    if (width == kTileCols) {  // a loop of known length
+      for (int k = 0; k < kTileCols; ++k) c[k] += sums[k];
+    } else {
+      for (int64_t k = 0; k < width; ++k) c[k] += sums[k];
     }
   }
 }
@@ -109,12 +133,9 @@ void AddBlock(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
         alignas(64) float sums[kTileRows * kTileCols];
         tile(left.data() + i * kTileRows * depth, right.data() + j * kTileCols * depth, depth,
              sums);
-        const int64_t height = std::min<int64_t>(kTileRows, rows - i * kTileRows);
-        const int64_t width = std::min<int64_t>(kTileCols, cols - j * kTileCols);
-        for (int64_t r = 0; r < height; ++r) {
-          float* out = c + (i * kTileRows + r) * c_stride + j * kTileCols;
-          for (int64_t k = 0; k < width; ++k) out[k] += sums[r * kTileCols + k];
-        }
+        AddTile(sums, std::min<int64_t>(kTileRows, rows - i * kTileRows),
+                std::min<int64_t>(kTileCols, cols - j * kTileCols),
+                c + i * kTileRows * c_stride + j * kTileCols, c_stride);
       }
     }
   }

@@ -47,7 +47,8 @@ class ActivationFile {
   std::vector<uint64_t> begin_;  // byte offsets of the sequences, and the end
 };
 
-// What enters one block: by way of the quantized blocks before it, and of the original ones.
+// What enters one block, by way of the quantized blocks before it and of the original ones, and
+// what the block made of it before it was quantized.
 class BlockActivations final : public BlockInputs {
  public:
   BlockActivations(std::unique_ptr<ActivationFile> inputs, std::unique_ptr<ActivationFile> original)
@@ -59,9 +60,15 @@ class BlockActivations final : public BlockInputs {
   absl::StatusOr<std::vector<float>> Read(int64_t sequence, bool original) const override {
     return (original && original_ != nullptr ? original_ : inputs_)->Read(sequence);
   }
+  // FAILED_PRECONDITION before SetTargets.
+  absl::StatusOr<std::vector<float>> ReadTarget(int64_t sequence) const override {
+    if (targets_ == nullptr) return absl::FailedPreconditionError("the block has no targets");
+    return targets_->Read(sequence);
+  }
+  void SetTargets(std::unique_ptr<ActivationFile> targets) { targets_ = std::move(targets); }
 
  private:
-  std::unique_ptr<ActivationFile> inputs_, original_;
+  std::unique_ptr<ActivationFile> inputs_, original_, targets_;
 };
 
 // The calibration set as a file of the job: written whole, or as good as absent.

@@ -22,6 +22,8 @@ std::string InputsName(int64_t block, bool original) {
   return absl::StrCat("inputs-", block, original ? "-original" : "");
 }
 
+std::string TargetsName(int64_t block) { return absl::StrCat("targets-", block); }
+
 // The matrix that multiplies inputs as they are.
 void WritePlainRows(const QuantizedTensor& tensor, std::span<float> to) {
   ParallelFor(tensor.rows,
@@ -50,6 +52,7 @@ BlockJob::BlockJob(Job& job, const JobPlan& plan, const Recipe& recipe, Checkpoi
     : job_(job),
       spec_(SpecOf(recipe)),
       solver_(recipe.block_solver()),
+      tuner_(recipe.block_tuner()),
       sink_(sink),
       data_(data),
       model_(*data.model) {
@@ -181,8 +184,10 @@ absl::Status BlockJob::DoBlock(int64_t index) {
   ASSIGN_OR_RETURN(const std::unique_ptr<CalibratedBlock> block, model_.LoadBlock(index));
   const bool last = index + 1 == model_.blocks();
   if (!last && (spec_.both_inputs || !spec_.quantized_inputs)) {
-    RETURN_IF_ERROR(RunThrough(*block, index + 1, spec_.both_inputs));
+    RETURN_IF_ERROR(
+        RunThrough(*block, InputsName(index + 1, spec_.both_inputs), spec_.both_inputs));
   }
+  if (tuner_ != nullptr) RETURN_IF_ERROR(WriteTargets(*block, index));
   Results results;
   if (solver_ != nullptr) {
     Tell(index, absl::StrCat("block ", index + 1));
@@ -193,9 +198,12 @@ absl::Status BlockJob::DoBlock(int64_t index) {
       RETURN_IF_ERROR(SolveStage(*block, stage, results));
     }
   }
+  if (tuner_ != nullptr) RETURN_IF_ERROR(TuneBlock(*block, index, results));
   RETURN_IF_ERROR(WriteBlock(*block, index, results));
   if (!last) {
-    if (spec_.quantized_inputs) RETURN_IF_ERROR(RunThrough(*block, index + 1, false));
+    if (spec_.quantized_inputs) {
+      RETURN_IF_ERROR(RunThrough(*block, InputsName(index + 1, false), false));
+    }
     RETURN_IF_ERROR(OpenNext(index + 1));
   }
   ++done_;
@@ -219,7 +227,8 @@ absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<Bloc
   struct Collected {
     InputNeeds needs;
     const BlockLinear* linear;
-    std::unique_ptr<InputStatistics> statistics, samples;
+    std::unique_ptr<InputStatistics> statistics;
+    std::shared_ptr<InputStatistics> samples;
   };
   std::map<BlockValue, Collected> collected;
   for (const BlockLinear& linear : stage) {
@@ -232,7 +241,7 @@ absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<Bloc
     const int64_t cols = at.linear->cols;
     at.statistics = std::make_unique<InputStatistics>(cols, at.needs, total);
     at.samples =
-        std::make_unique<InputStatistics>(cols, InputNeeds{.sample_rows = kErrorTokens}, total);
+        std::make_shared<InputStatistics>(cols, InputNeeds{.sample_rows = kErrorTokens}, total);
   }
   for (int64_t s = 0; s < inputs_->sequences(); ++s) {
     ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs_->Read(s, false));
@@ -249,14 +258,14 @@ absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<Bloc
   }
   for (const BlockLinear& linear : stage) {
     const Collected& at = collected.at(linear.input);
-    RETURN_IF_ERROR(SolveLinear(block, linear, *at.statistics, *at.samples, results));
+    RETURN_IF_ERROR(SolveLinear(block, linear, *at.statistics, at.samples, results));
   }
   return absl::OkStatus();
 }
 
 absl::Status BlockJob::SolveLinear(CalibratedBlock& block, const BlockLinear& linear,
                                    const InputStatistics& statistics,
-                                   const InputStatistics& samples, Results& results) {
+                                   std::shared_ptr<InputStatistics> samples, Results& results) {
   const PlannedParameter& parameter = *Find(linear.module);
   if (job_.stopping()) return job_.Stopped();
   ASSIGN_OR_RETURN(const Tensor weight, job_.ReadPlain(parameter));
@@ -270,9 +279,10 @@ absl::Status BlockJob::SolveLinear(CalibratedBlock& block, const BlockLinear& li
   }
   Solved& solved = results[linear.module];
   solved.tensor = *std::move(quantized);
-  const std::span<const float> rows = samples.View().samples;
+  const std::span<const float> rows = samples->View().samples;
   solved.layer.output_error = OutputError(weight, solved.tensor, rows);
   solved.layer.rounding_error = RoundingOutputError(weight, solved.tensor, rows);
+  solved.samples = std::move(samples);
   WritePlainRows(solved.tensor, block.Parameter(parameter.source.name));
   job_.Tell([&](QuantizeProgress& progress) {
     progress.tensor = linear.module;
@@ -304,6 +314,40 @@ absl::Status BlockJob::SolveTogether(CalibratedBlock& block, Results& results) {
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status BlockJob::WriteTargets(CalibratedBlock& block, int64_t index) {
+  const std::string name = TargetsName(index);
+  Tell(index, absl::StrCat("block ", index + 1, ": outputs"));
+  RETURN_IF_ERROR(RunThrough(block, name, false));
+  ASSIGN_OR_RETURN(auto targets, ActivationFile::Open(sink_, name, tokens_, model_.hidden_size()));
+  inputs_->SetTargets(std::move(targets));
+  return absl::OkStatus();
+}
+
+absl::Status BlockJob::TuneBlock(CalibratedBlock& block, int64_t index, Results& results) {
+  Tell(index, absl::StrCat("block ", index + 1, ": tuning"));
+  std::map<std::string, QuantizedTensor> matrices;
+  for (auto& [module, solved] : results) matrices[module] = std::move(solved.tensor);
+  SolverControl control{.stopped = [this] { return job_.stopping(); }, .warnings = {}};
+  const absl::Status tuned = tuner_->Tune(block, *inputs_, matrices, control);
+  if (absl::IsCancelled(tuned)) return job_.Stopped();
+  RETURN_IF_ERROR(tuned);
+  for (const std::string& warning : control.warnings) {
+    job_.Warn(absl::StrCat("block ", index + 1, ": ", warning));
+  }
+  for (auto& [module, solved] : results) {
+    solved.tensor = std::move(matrices.at(module));
+    const PlannedParameter& parameter = *Find(module);
+    ASSIGN_OR_RETURN(const Tensor weight, job_.ReadPlain(parameter));
+    if (solved.samples != nullptr) {
+      solved.layer.output_error =
+          OutputError(weight, solved.tensor, solved.samples->View().samples);
+    }
+    WritePlainRows(solved.tensor, block.Parameter(parameter.source.name));
+  }
+  inputs_->SetTargets(nullptr);
+  return sink_.RemoveScratch(TargetsName(index));
 }
 
 absl::StatusOr<Tensor> BlockJob::Kept(CalibratedBlock& block, const PlannedParameter& parameter) {
@@ -342,9 +386,8 @@ absl::Status BlockJob::WriteBlock(CalibratedBlock& block, int64_t index, const R
   return absl::OkStatus();
 }
 
-absl::Status BlockJob::RunThrough(CalibratedBlock& block, int64_t next, bool original) {
-  ASSIGN_OR_RETURN(ActivationWriter file,
-                   ActivationWriter::Create(sink_, InputsName(next, original)));
+absl::Status BlockJob::RunThrough(CalibratedBlock& block, const std::string& name, bool original) {
+  ASSIGN_OR_RETURN(ActivationWriter file, ActivationWriter::Create(sink_, name));
   for (int64_t s = 0; s < inputs_->sequences(); ++s) {
     ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs_->Read(s, original));
     const BlockPass pass = block.Run(BlockValue::kInput, hidden, BlockValue::kOutput);

@@ -16,9 +16,9 @@
 namespace quantd {
 
 // For every block: statistics of its linears' inputs stage by stage, the solver, the new weights in
-// the place of the old ones, and the block's outputs for the next. A block's parameters are written
-// when all of them are known. After a kill, the first block whose inputs are still there is done
-// again; matrices that were written before are not written twice.
+// the place of the old ones, the tuner, and the block's outputs for the next. A block's parameters
+// are written when all of them are known. After a kill, the first block whose inputs are still
+// there is done again; matrices that were written before are not written twice.
 class BlockJob {
  public:
   BlockJob(Job& job, const JobPlan& plan, const Recipe& recipe, CheckpointSink& sink,
@@ -29,7 +29,8 @@ class BlockJob {
   using Clock = std::chrono::steady_clock;
   struct Solved {
     QuantizedTensor tensor;
-    LayerReport layer;  // errors on the calibration set
+    LayerReport layer;                         // errors on the calibration set
+    std::shared_ptr<InputStatistics> samples;  // that they were measured on
   };
   using Results = std::map<std::string, Solved>;  // by module
 
@@ -43,13 +44,16 @@ class BlockJob {
   absl::Status SolveStage(CalibratedBlock& block, const std::vector<BlockLinear>& stage,
                           Results& results);
   absl::Status SolveLinear(CalibratedBlock& block, const BlockLinear& linear,
-                           const InputStatistics& statistics, const InputStatistics& samples,
-                           Results& results);
+                           const InputStatistics& statistics,
+                           std::shared_ptr<InputStatistics> samples, Results& results);
   absl::Status SolveTogether(CalibratedBlock& block, Results& results);
+  // The outputs of the block as it is, for the tuner.
+  absl::Status WriteTargets(CalibratedBlock& block, int64_t index);
+  absl::Status TuneBlock(CalibratedBlock& block, int64_t index, Results& results);
   absl::Status WriteBlock(CalibratedBlock& block, int64_t index, const Results& results);
   // A parameter that is not quantized, as the solver left it.
   absl::StatusOr<Tensor> Kept(CalibratedBlock& block, const PlannedParameter& parameter);
-  absl::Status RunThrough(CalibratedBlock& block, int64_t next, bool original);
+  absl::Status RunThrough(CalibratedBlock& block, const std::string& name, bool original);
   absl::Status OpenNext(int64_t next);
   absl::Status Named(const BlockLinear& linear, const absl::Status& status) const;
   void Tell(int64_t index, const std::string& what);
@@ -58,6 +62,7 @@ class BlockJob {
   Job& job_;
   const CalibrationSpec spec_;
   const BlockSolver* const solver_;
+  const BlockTuner* const tuner_;
   CheckpointSink& sink_;
   const CalibrationData& data_;
   BlockModel& model_;

@@ -53,7 +53,8 @@ struct BlockLinear {
   BlockValue input = BlockValue::kInput;  // what it multiplies; linears of one input are a stage
 };
 
-// Sums of d loss / d W over the calls of Backward, [rows, cols] by module.
+// Sums of d loss / d parameter over the calls of Backward, as large as the parameter: of weights by
+// module (linears and norms), of biases by the module and ".bias".
 using BlockGradients = std::map<std::string, std::vector<float>>;
 
 // The hidden states that enter a block.
@@ -66,6 +67,8 @@ class BlockInputs {
   // where the recipe asks for both).
   virtual absl::StatusOr<std::vector<float>> Read(int64_t sequence,
                                                   bool original = false) const = 0;
+  // What the original block makes of Read(sequence), [tokens, hidden]; for a BlockTuner.
+  virtual absl::StatusOr<std::vector<float>> ReadTarget(int64_t sequence) const = 0;
 };
 
 class CalibratedBlock {
@@ -74,6 +77,8 @@ class CalibratedBlock {
   virtual bool is_encoder() const = 0;
   // In the order of the computation: q, k, v; o; gate, up; down.
   virtual const std::vector<BlockLinear>& linears() const = 0;
+  // Full names of the norms.
+  virtual std::vector<std::string> norms() const = 0;
 
   // The parameter of that full name ("model.layers.3.input_layernorm.weight", any weight or bias of
   // a linear) in float32, row-major; empty when the block has none. Runs use what is written there,
@@ -87,9 +92,9 @@ class CalibratedBlock {
   // depends on nothing but the arguments and the parameters.
   virtual BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) = 0;
 
-  // Adds the gradients of a loss whose gradient by kOutput is `output`, [tokens, hidden], for the
-  // weights of every module that `gradients` has an entry for. `pass` ran from kInput to kOutput
-  // with the parameters as they are.
+  // Adds the gradients of a loss whose gradient by kOutput is `output`, [tokens, hidden], for every
+  // parameter that `gradients` has an entry for. `pass` ran from kInput to kOutput with the
+  // parameters as they are.
   virtual void Backward(const BlockPass& pass, std::span<const float> output,
                         BlockGradients& gradients) = 0;
 };
@@ -104,6 +109,19 @@ class BlockSolver {
   virtual absl::StatusOr<std::map<std::string, QuantizedTensor>> Solve(
       CalibratedBlock& block, const BlockInputs& inputs,
       const std::map<std::string, const Scheme*>& schemes, SolverControl& control) const = 0;
+};
+
+// Trains a block whose linears were quantized one by one, so that its outputs come nearer to those
+// of the original.
+class BlockTuner {
+ public:
+  virtual ~BlockTuner() = default;
+  // `matrices`, by module, are what the block's parameters hold, dequantized; changed in place, as
+  // may be parameters that are not quantized. The block need not hold the changed matrices at the
+  // end. Same bytes for any number of threads and any ISA. CANCELLED when `control` says stop.
+  virtual absl::Status Tune(CalibratedBlock& block, const BlockInputs& inputs,
+                            std::map<std::string, QuantizedTensor>& matrices,
+                            SolverControl& control) const = 0;
 };
 
 }  // namespace quantd

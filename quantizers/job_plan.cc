@@ -136,6 +136,7 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
   const ModelConfig& config = source.config();
   if (recipe != nullptr && recipe->InputDType()) dtype = recipe->InputDType();
   std::vector<ModuleInfo> quantized;
+  std::vector<std::string> kept;
   for (const SourceParameter& parameter : source.parameters()) {
     PlannedParameter planned{.source = parameter,
                              .kept_dtype = KeptDType(parameter, source, dtype),
@@ -156,6 +157,7 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
         }
       }
     }
+    if (planned.scheme == nullptr) kept.push_back(parameter.name);
     plan.parameters.push_back(std::move(planned));
   }
   if (recipe != nullptr && quantized.empty()) {
@@ -180,7 +182,9 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
   std::string quantization_config;
   if (recipe != nullptr) {
     const SideFiles files = recipe->ConfigFiles(quantized);
-    if (files.empty()) quantization_config = recipe->QuantizationConfigFor(output, quantized);
+    if (files.empty()) {
+      quantization_config = recipe->QuantizationConfigKeeping(output, quantized, kept);
+    }
     plan.side_files.insert(files.begin(), files.end());
   }
   ASSIGN_OR_RETURN(plan.config_json, WriteHfConfig(output, quantization_config));

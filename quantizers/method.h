@@ -66,12 +66,20 @@ class Recipe {
   virtual std::optional<CalibrationSpec> calibration() const { return std::nullopt; }
   // Not null: it quantizes the linears of a block together, in place of their schemes.
   virtual const BlockSolver* block_solver() const { return nullptr; }
+  // Not null: it goes over the linears of a block after their schemes.
+  virtual const BlockTuner* block_tuner() const { return nullptr; }
   // JSON text of config.json's quantization_config as upstream writes it ("" for GGUF).
   virtual std::string QuantizationConfig(const ModelConfig& config) const = 0;
   // The same for a checkpoint in which exactly `modules` are quantized, where upstream lists them.
   virtual std::string QuantizationConfigFor(const ModelConfig& config,
                                             const std::vector<ModuleInfo>& /*modules*/) const {
     return QuantizationConfig(config);
+  }
+  // The same where upstream lists what is left, full names of parameters.
+  virtual std::string QuantizationConfigKeeping(const ModelConfig& config,
+                                                const std::vector<ModuleInfo>& modules,
+                                                const std::vector<std::string>& /*kept*/) const {
+    return QuantizationConfigFor(config, modules);
   }
   // Files that say what is quantized in place of config.json's quantization_config, name to text,
   // for a checkpoint in which exactly `modules` are; none for most ecosystems.

@@ -95,9 +95,10 @@ void Reverse(float* a, int64_t count) {
 
 }  // namespace
 
-int64_t CholeskyLower(float* a, int64_t n) {
+int64_t CholeskyLower(float* a, int64_t n, const std::function<bool()>& stopped) {
   std::vector<float> panel, negated;
   for (int64_t j = 0; j < n; j += kBlock) {
+    if (stopped && stopped()) return kStopped;
     const int64_t size = std::min(kBlock, n - j), below = n - j - size;
     float* diagonal = a + j * n + j;
     if (const int64_t good = FactorBlock(diagonal, size, n); good < size) return j + good;
@@ -114,9 +115,10 @@ int64_t CholeskyLower(float* a, int64_t n) {
   return n;
 }
 
-void InvertLower(float* l, int64_t n) {
+int64_t InvertLower(float* l, int64_t n, const std::function<bool()>& stopped) {
   std::vector<float> left, sums;
   for (int64_t i = 0; i < n; i += kBlock) {
+    if (stopped && stopped()) return kStopped;
     const int64_t size = std::min(kBlock, n - i);
     float* rows = l + i * n;
     const std::vector<float> inverse = InverseOfBlock(rows + i, size, n);
@@ -134,13 +136,14 @@ void InvertLower(float* l, int64_t n) {
       std::fill(rows + r * n + i + size, rows + (r + 1) * n, 0.0f);
     }
   }
+  return n;
 }
 
-int64_t UpperFactorOfInverse(float* a, int64_t n) {
+int64_t UpperFactorOfInverse(float* a, int64_t n, const std::function<bool()>& stopped) {
   // Turned around, A = R R^T is a lower factorization.
   Reverse(a, n * n);
-  if (const int64_t good = CholeskyLower(a, n); good < n) return good;
-  InvertLower(a, n);
+  if (const int64_t good = CholeskyLower(a, n, stopped); good < n) return good;
+  if (const int64_t good = InvertLower(a, n, stopped); good < n) return good;
   Reverse(a, n * n);
   return n;
 }

@@ -37,6 +37,9 @@ class DenseBlock final : public CalibratedBlock {
 
   bool is_encoder() const override { return config_.is_encoder(); }
   const std::vector<BlockLinear>& linears() const override { return linears_; }
+  std::vector<std::string> norms() const override {
+    return {names_.attention_norm, names_.mlp_norm};
+  }
   std::span<float> Parameter(absl::string_view name) override;
   BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) override;
   void Backward(const BlockPass& pass, std::span<const float> output,
@@ -53,13 +56,17 @@ class DenseBlock final : public CalibratedBlock {
   void AttentionPart(BlockPass& pass, BlockValue until) const;
   void MlpPart(BlockPass& pass, BlockValue until) const;
 
-  // The weight's gradient from its outputs' `dy`, where asked for.
-  void AddWeightGradient(const std::string& module, const std::vector<float>& x,
-                         const std::vector<float>& dy, int64_t tokens,
-                         BlockGradients& gradients) const;
+  // The gradients of a linear's weight and bias from its outputs' `dy`, where asked for.
+  void AddLinearGradients(const std::string& module, const std::vector<float>& x,
+                          const std::vector<float>& dy, int64_t tokens,
+                          BlockGradients& gradients) const;
   // dx += dy W.
   void AddInputGradient(const std::string& module, const std::vector<float>& dy, int64_t tokens,
                         std::vector<float>& dx) const;
+  // The gradients of a norm's parameters from its outputs' `dy`, where asked for.
+  void AddNormParameters(const std::string& module, const std::vector<float>& x,
+                         const std::vector<float>& dy, int64_t tokens,
+                         BlockGradients& gradients) const;
   void AddNormGradients(const std::string& module, const std::vector<float>& x,
                         const std::vector<float>& dy, int64_t tokens, std::vector<float>& dx) const;
   // From the gradient by kMlpOutput to that by kMlpInput, added to `d_input`.

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <vector>
+
+#include "core/parallel.h"
 
 namespace quantd::calibration {
 namespace {
@@ -147,6 +150,33 @@ void AddNormGradient(const RowNormArgs& norm, const float* x, const float* dy, i
   for (int64_t i = 0; i < n; ++i) {
     dx[i] += static_cast<float>(m.factor * (g(i) - mean - hat(i) * along));
   }
+}
+
+void AddNormParameterGradients(const RowNormArgs& norm, int64_t rows, const float* x,
+                               const float* dy, int64_t n, float* weight, float* bias) {
+  constexpr int64_t kTask = 64;  // columns, or rows
+  std::vector<Moments> moments(static_cast<size_t>(rows));
+  ParallelFor((rows + kTask - 1) / kTask, [&](int64_t task) {
+    const int64_t end = std::min(rows, (task + 1) * kTask);
+    for (int64_t r = task * kTask; r < end; ++r) moments[r] = MomentsOf(norm, x + r * n, n);
+  });
+  ParallelFor((n + kTask - 1) / kTask, [&](int64_t task) {
+    const int64_t first = task * kTask, count = std::min(kTask, n - first);
+    double along[kTask] = {}, sum[kTask] = {};
+    for (int64_t r = 0; r < rows; ++r) {
+      const Moments& m = moments[r];
+      const float* row = x + r * n + first;
+      const float* gradient = dy + r * n + first;
+      for (int64_t i = 0; i < count; ++i) {
+        along[i] += gradient[i] * ((row[i] - m.mean) * m.factor);
+        sum[i] += gradient[i];
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      weight[first + i] += static_cast<float>(along[i]);
+      if (bias != nullptr) bias[first + i] += static_cast<float>(sum[i]);
+    }
+  });
 }
 
 void SoftmaxRow(float* x, int64_t n) {

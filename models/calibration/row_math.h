@@ -29,6 +29,11 @@ void NormalizeRow(const RowNormArgs& norm, const float* x, int64_t n, float* y);
 void AddNormGradient(const RowNormArgs& norm, const float* x, const float* dy, int64_t n,
                      float* dx);
 
+// weight[i] and bias[i] (or null) += their d loss / d parameter, from the rows x [rows, n] that the
+// norm read and dy, the gradients of its outputs. In parallel.
+void AddNormParameterGradients(const RowNormArgs& norm, int64_t rows, const float* x,
+                               const float* dy, int64_t n, float* weight, float* bias);
+
 // Turns scores into weights: e^(x - max) / sum.
 void SoftmaxRow(float* x, int64_t n);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "formats/huggingface/strict_json.h"
 #include "nlohmann/json.hpp"
@@ -25,10 +26,13 @@ absl::Status CheckRange(absl::string_view key, int value, int max) {
 
 bool AqlmConfig::IsSkipped(absl::string_view module) const {
   const std::string parameter = absl::StrCat(module, ".weight");
-  return std::any_of(linear_weights_not_to_quantize.begin(), linear_weights_not_to_quantize.end(),
-                     [&](const std::string& pattern) {
-                       return pattern == parameter || MatchesSkipPattern(module, pattern);
-                     });
+  return std::any_of(
+      linear_weights_not_to_quantize.begin(), linear_weights_not_to_quantize.end(),
+      [&](const std::string& pattern) {
+        // Most are names of parameters, which no module has.
+        const bool is_name = absl::EndsWith(pattern, ".weight") || absl::EndsWith(pattern, ".bias");
+        return pattern == parameter || (!is_name && MatchesSkipPattern(module, pattern));
+      });
 }
 
 absl::StatusOr<AqlmConfig> ParseAqlmConfig(const std::string& json) {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/float_types.h"
 #include "quantizers/method.h"
+#include "quantizers/methods/aqlm_tuner.h"
 #include "quantizers/methods/calibrated_gram.h"
 #include "quantizers/solvers/additive.h"
 
@@ -76,8 +77,14 @@ class AqlmScheme : public Scheme {
 
 class AqlmRecipe : public Recipe {
  public:
-  AqlmRecipe(AqlmConfig config, const AdditiveSpec& spec)
-      : config_(std::move(config)), scheme_(config_, spec), codec_(config_) {}
+  AqlmRecipe(AqlmConfig config, const AdditiveSpec& spec, const AqlmTuning& tuning,
+             bool true_sequential)
+      : config_(std::move(config)),
+        true_sequential_(true_sequential),
+        tunes_(tuning.finetune_max_epochs > 0),
+        scheme_(config_, spec),
+        tuner_(tuning),
+        codec_(config_) {}
 
   absl::string_view method() const override { return "aqlm"; }
   const Scheme* SchemeFor(const ModuleInfo& module, const ModelConfig&) const override {
@@ -86,16 +93,30 @@ class AqlmRecipe : public Recipe {
   }
   std::optional<DType> InputDType() const override { return DType::kF16; }
   std::optional<CalibrationSpec> calibration() const override {
-    return CalibrationSpec{.nsamples = 1024, .seqlen = 4096};
+    return CalibrationSpec{.nsamples = 1024, .seqlen = 4096, .true_sequential = true_sequential_};
   }
+  const BlockTuner* block_tuner() const override { return tunes_ ? &tuner_ : nullptr; }
   const Codec* codec() const override { return &codec_; }
   std::string QuantizationConfig(const ModelConfig&) const override {
     return WriteAqlmConfig(config_);
   }
+  // Upstream's convert_to_hf.py lists every parameter that has no codes. Transformers 4 looks there
+  // for the name of a linear's weight, 5 for that of its module.
+  std::string QuantizationConfigKeeping(const ModelConfig&, const std::vector<ModuleInfo>&,
+                                        const std::vector<std::string>& kept) const override {
+    AqlmConfig config = config_;
+    std::vector<std::string>& names = config.linear_weights_not_to_quantize;
+    for (const std::string& name : kept) {
+      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    }
+    return WriteAqlmConfig(config);
+  }
 
  private:
   const AqlmConfig config_;
+  const bool true_sequential_, tunes_;
   AqlmScheme scheme_;
+  AqlmTuner tuner_;
   AqlmCodec codec_;
 };
 
@@ -114,6 +135,29 @@ absl::StatusOr<int> ReadInt(const Options& options, const char* name, int min, i
   if (value >= min && value <= max) return static_cast<int>(value);
   return absl::InvalidArgumentError(
       absl::StrCat("aqlm: ", name, ": found ", value, ", expected ", min, " to ", max));
+}
+
+// A number from 0 to `max`.
+absl::StatusOr<double> ReadRate(const Options& options, const char* name, double max) {
+  const double value = options.Float(name);
+  if (value >= 0 && value <= max) return value;
+  return absl::InvalidArgumentError(
+      absl::StrCat("aqlm: ", name, ": found ", value, ", expected 0 to ", max));
+}
+
+absl::StatusOr<AqlmTuning> ReadTuning(const Options& options) {
+  constexpr int kMany = 1000000;
+  constexpr double kBelowOne = 0.999999;
+  AqlmTuning tuning;
+  ASSIGN_OR_RETURN(tuning.finetune_max_epochs, ReadInt(options, "finetune_max_epochs", 0, kMany));
+  ASSIGN_OR_RETURN(tuning.finetune_early_stop, ReadInt(options, "finetune_early_stop", 1, kMany));
+  ASSIGN_OR_RETURN(tuning.finetune_lr, ReadRate(options, "finetune_lr", 1));
+  ASSIGN_OR_RETURN(tuning.finetune_batch_size, ReadInt(options, "finetune_batch_size", 1, kMany));
+  ASSIGN_OR_RETURN(tuning.finetune_adam_beta1, ReadRate(options, "finetune_adam_beta1", kBelowOne));
+  ASSIGN_OR_RETURN(tuning.finetune_adam_beta2, ReadRate(options, "finetune_adam_beta2", kBelowOne));
+  ASSIGN_OR_RETURN(tuning.val_size, ReadInt(options, "val_size", 0, kMany));
+  tuning.seed = static_cast<uint64_t>(options.Int("seed"));
+  return tuning;
 }
 
 absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
@@ -136,16 +180,19 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   ASSIGN_OR_RETURN(spec.steps_per_epoch, ReadInt(options, "steps_per_epoch", 0, 1000000));
   ASSIGN_OR_RETURN(spec.beam_size, ReadInt(options, "beam_size", 1, 64));
   spec.relative_mse_tolerance = options.Float("relative_mse_tolerance");
-  spec.lr = static_cast<float>(options.Float("lr"));
-  if (spec.lr < 0 || spec.lr > 1) return absl::InvalidArgumentError("aqlm: lr: expected 0 to 1");
+  ASSIGN_OR_RETURN(const double lr, ReadRate(options, "lr", 1));
+  spec.lr = static_cast<float>(lr);
   spec.seed = static_cast<uint64_t>(options.Int("seed"));
-  return std::make_unique<AqlmRecipe>(std::move(config), spec);
+  ASSIGN_OR_RETURN(const AqlmTuning tuning, ReadTuning(options));
+  return std::make_unique<AqlmRecipe>(std::move(config), spec, tuning,
+                                      options.Bool("true_sequential"));
 }
 
 absl::StatusOr<std::unique_ptr<Recipe>> FromConfig(const std::string& json) {
   ASSIGN_OR_RETURN(AqlmConfig config, ParseAqlmConfig(json));
   const AdditiveSpec spec = SpecOf(config);
-  return std::make_unique<AqlmRecipe>(std::move(config), spec);
+  return std::make_unique<AqlmRecipe>(std::move(config), spec, AqlmTuning(),
+                                      /*true_sequential=*/false);
 }
 
 std::vector<OptionSpec> AqlmOptions() {
@@ -165,6 +212,31 @@ std::vector<OptionSpec> AqlmOptions() {
        {}},
       {"lr", Type::kFloat, "0.0001", "learning rate of Adam", {}},
       {"beam_size", Type::kInt, "1", "versions of a row that the search keeps", {}},
+      {"true_sequential",
+       Type::kBool,
+       "false",
+       "later linears of a block see what the quantized earlier ones give",
+       {}},
+      {"finetune_max_epochs",
+       Type::kInt,
+       "5",
+       "epochs in which a block's codebooks, scales, norms and biases are trained together; 0: "
+       "none",
+       {}},
+      {"finetune_early_stop",
+       Type::kInt,
+       "3",
+       "with val_size: ends after so many epochs that are not better",
+       {}},
+      {"finetune_lr", Type::kFloat, "0.00001", "learning rate of the fine-tuning", {}},
+      {"finetune_batch_size", Type::kInt, "1", "sequences in a step of it", {}},
+      {"finetune_adam_beta1", Type::kFloat, "0.9", "of its Adam", {}},
+      {"finetune_adam_beta2", Type::kFloat, "0.95", "of its Adam", {}},
+      {"val_size",
+       Type::kInt,
+       "0",
+       "sequences that the fine-tuning leaves out to choose the best epoch by; 0: the last one",
+       {}},
       {"seed", Type::kInt, "0", "of the random starts and orders", {}},
       {"linear_weights_not_to_quantize", Type::kStringList, "lm_head", "modules to keep", {}},
   };

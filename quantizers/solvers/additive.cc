@@ -82,9 +82,12 @@ void AdditiveProblem::Difference(const AdditiveResult& state, int64_t group, flo
   const int64_t width = spec.in_group_size;
   for (int64_t tile = 0; tile < tiles(); ++tile) {
     SumVectors(state, group, tile, sum.data());
-    for (int64_t i = 0; i < spec.size(); ++i) {
-      const int64_t at = i / width * cols + tile * width + i % width;
-      out[at] = weight[group * group_size() + at] - state.scales[group] * sum[i];
+    for (int64_t a = 0; a < spec.out_group_size; ++a) {
+      const float* from = weight.data() + group * group_size() + a * cols + tile * width;
+      float* to = out + a * cols + tile * width;
+      for (int64_t b = 0; b < width; ++b) {
+        to[b] = from[b] - state.scales[group] * sum[a * width + b];
+      }
     }
   }
 }

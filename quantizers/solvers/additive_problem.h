@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "quantizers/solvers/adam.h"
 #include "quantizers/solvers/additive.h"
 #include "quantizers/solvers/k_means.h"
 
@@ -27,18 +28,29 @@ struct AdditiveProblem {
   void Difference(const AdditiveResult& state, int64_t group, float* out) const;
 };
 
-// Adam (Kingma & Ba 2015) with beta1 0, beta2 0.95 and AMSGrad, as torch does it.
-class Adam {
+// Adam on codebooks and scales while the codes stay. Reads of the problem its sizes and `stopped`.
+class AdditiveAdam {
  public:
-  Adam(size_t count, float lr) : lr_(lr), square_(count), largest_(count) {}
-  // Begins a step; then Update may be called for every parameter, in any order.
-  void Begin() { remaining_ *= 0.95; }
-  void Update(size_t i, float gradient, float* parameter);
+  AdditiveAdam(const AdditiveProblem& problem, const AdamSpec& spec);
+  // Call before the first Step, and when the codes have changed.
+  void TakeCodes(const AdditiveResult& state);
+  // A step by `factor` times `weight_gradient`, the gradient in W' [rows, cols], and by
+  // `scale_gradient`, that in the scales. CANCELLED, with part of it done, when stopped.
+  absl::Status Step(std::span<const float> weight_gradient, float factor,
+                    std::span<const float> scale_gradient, AdditiveResult* state);
 
  private:
-  float lr_;
-  double remaining_ = 1;  // 0.95^steps
-  std::vector<float> square_, largest_;
+  const AdditiveProblem& p_;
+  Adam codebooks_, scales_;
+  struct Place {
+    int64_t first;  // of the tile's first weight
+    int64_t group;
+  };
+  struct Uses {
+    std::vector<int64_t> begin;  // by code, and the end
+    std::vector<Place> places;   // of the tiles in the order of their codes
+  };
+  std::vector<Uses> uses_;  // of each codebook
 };
 
 // Trains codebooks and scales.
@@ -53,10 +65,9 @@ class AdditiveTrainer {
  private:
   // The error; leaves its gradient in W' over -2 / rows, and that in the scales.
   absl::StatusOr<double> Gradients(const AdditiveResult& state);
-  absl::Status StepCodebooks(const std::vector<ByCode>& by_code, AdditiveResult* state);
 
   const AdditiveProblem& problem_;
-  Adam codebook_adam_, scale_adam_;
+  AdditiveAdam adam_;
   std::vector<float> weight_gradient_;  // (W - W') gram, [rows, cols]
   std::vector<float> scale_gradient_;   // [groups]
 };

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "kernels/matrix_product.h"
 #include "quantizers/solvers/additive_problem.h"
@@ -8,22 +9,71 @@
 namespace quantd {
 namespace {
 
-constexpr int64_t kPanel = 64;  // rows multiplied before the job may stop
+// Rows that are multiplied before the job may stop: a tenth of a second, and whole tasks of a
+// product.
+int64_t PanelRows(int64_t cols) {
+  constexpr int64_t kTask = 96;
+  return std::max<int64_t>(1, (int64_t{1} << 32) / (cols * cols) / kTask) * kTask;
+}
 
 }  // namespace
 
-void Adam::Update(size_t i, float gradient, float* parameter) {
-  square_[i] = 0.95f * square_[i] + 0.05f * gradient * gradient;
-  largest_[i] = std::max(largest_[i], square_[i]);
-  const auto correction = static_cast<float>(std::sqrt(1 - remaining_));
-  *parameter -= lr_ * gradient / (std::sqrt(largest_[i]) / correction + 1e-8f);
+AdditiveAdam::AdditiveAdam(const AdditiveProblem& problem, const AdamSpec& spec)
+    : p_(problem),
+      codebooks_(problem.spec.num_codebooks * problem.spec.entries() * problem.spec.size(), spec),
+      scales_(problem.groups(), spec) {}
+
+void AdditiveAdam::TakeCodes(const AdditiveResult& state) {
+  uses_.clear();
+  std::vector<int32_t> codes(p_.groups() * p_.tiles());
+  const int books = p_.spec.num_codebooks;
+  for (int m = 0; m < books; ++m) {
+    for (size_t i = 0; i < codes.size(); ++i) codes[i] = state.codes[i * books + m];
+    ByCode sorted = SortByCode(codes, p_.spec.entries());
+    Uses& uses = uses_.emplace_back();
+    uses.begin = std::move(sorted.begin);
+    for (const int64_t position : sorted.positions) {
+      const int64_t group = position / p_.tiles(), tile = position % p_.tiles();
+      uses.places.push_back({group * p_.group_size() + tile * p_.spec.in_group_size, group});
+    }
+  }
+}
+
+absl::Status AdditiveAdam::Step(std::span<const float> weight_gradient, float factor,
+                                std::span<const float> scale_gradient, AdditiveResult* state) {
+  const int64_t entries = p_.spec.entries(), size = p_.spec.size(), width = p_.spec.in_group_size;
+  const int64_t count = entries * p_.spec.num_codebooks;
+  const double operations = static_cast<double>(weight_gradient.size() * p_.spec.num_codebooks) /
+                                static_cast<double>(count) +
+                            8.0 * static_cast<double>(size);
+  codebooks_.Begin();
+  RETURN_IF_ERROR(ParallelPieces(count, operations, p_.stopped, [&](int64_t entry) {
+    const Uses& uses = uses_[entry / entries];
+    const int64_t k = entry % entries;
+    if (uses.begin[k] == uses.begin[k + 1]) return;  // nothing pulls, as in torch
+    std::vector<float> gradient(size);
+    for (int64_t i = uses.begin[k]; i < uses.begin[k + 1]; ++i) {
+      const float* from = weight_gradient.data() + uses.places[i].first;
+      const float scale = state->scales[uses.places[i].group];
+      for (int64_t row = 0; row < size; row += width, from += p_.cols) {
+        for (int64_t j = 0; j < width; ++j) gradient[row + j] += scale * from[j];
+      }
+    }
+    for (int64_t j = 0; j < size; ++j) {
+      codebooks_.Update(entry * size + j, factor * gradient[j],
+                        &state->codebooks[entry * size + j]);
+    }
+  }));
+  scales_.Begin();
+  for (size_t g = 0; g < state->scales.size(); ++g) {
+    scales_.Update(g, scale_gradient[g], &state->scales[g]);
+  }
+  return absl::OkStatus();
 }
 
 AdditiveTrainer::AdditiveTrainer(const AdditiveProblem& problem)
     : problem_(problem),
-      codebook_adam_(problem.spec.num_codebooks * problem.spec.entries() * problem.spec.size(),
-                     problem.spec.lr),
-      scale_adam_(problem.groups(), problem.spec.lr),
+      adam_(problem, {.lr = problem.spec.lr, .beta1 = 0, .beta2 = 0.95, .amsgrad = true}),
       weight_gradient_(problem.weight.size()),
       scale_gradient_(problem.groups()) {}
 
@@ -36,9 +86,10 @@ absl::StatusOr<double> AdditiveTrainer::Gradients(const AdditiveResult& state) {
         p.Difference(state, group, difference.data() + group * p.group_size());
       }));
   std::fill(weight_gradient_.begin(), weight_gradient_.end(), 0.0f);
-  for (int64_t first = 0; first < p.rows; first += kPanel) {
+  const int64_t panel = PanelRows(p.cols);
+  for (int64_t first = 0; first < p.rows; first += panel) {
     RETURN_IF_ERROR(CheckStopped(p.stopped));
-    AddMatrixProduct(std::min(kPanel, p.rows - first), p.cols, p.cols,
+    AddMatrixProduct(std::min(panel, p.rows - first), p.cols, p.cols,
                      {difference.data() + first * p.cols, p.cols}, {p.gram.data(), p.cols},
                      weight_gradient_.data() + first * p.cols, p.cols);
   }
@@ -57,52 +108,12 @@ absl::StatusOr<double> AdditiveTrainer::Gradients(const AdditiveResult& state) {
   return std::accumulate(errors.begin(), errors.end(), 0.0);
 }
 
-absl::Status AdditiveTrainer::StepCodebooks(const std::vector<ByCode>& by_code,
-                                            AdditiveResult* state) {
-  const AdditiveProblem& p = problem_;
-  const int64_t entries = p.spec.entries(), size = p.spec.size(), width = p.spec.in_group_size;
-  const float factor = -2.0f / static_cast<float>(p.rows);
-  const int64_t count = entries * p.spec.num_codebooks;
-  const double operations =
-      static_cast<double>(p.weight.size() * p.spec.num_codebooks) / static_cast<double>(count) +
-      8.0 * static_cast<double>(size);
-  return ParallelPieces(count, operations, p.stopped, [&](int64_t entry) {
-    const ByCode& sorted = by_code[entry / entries];
-    const int64_t k = entry % entries;
-    if (sorted.begin[k] == sorted.begin[k + 1])
-      return;  // as torch, without a gradient nothing moves
-    std::vector<float> gradient(size);
-    for (int64_t i = sorted.begin[k]; i < sorted.begin[k + 1]; ++i) {
-      const int64_t group = sorted.positions[i] / p.tiles(), tile = sorted.positions[i] % p.tiles();
-      const float* from = weight_gradient_.data() + group * p.group_size() + tile * width;
-      const float scale = state->scales[group];
-      for (int64_t j = 0; j < size; ++j) {
-        gradient[j] += scale * from[j / width * p.cols + j % width];
-      }
-    }
-    for (int64_t j = 0; j < size; ++j) {
-      codebook_adam_.Update(entry * size + j, factor * gradient[j],
-                            &state->codebooks[entry * size + j]);
-    }
-  });
-}
-
 absl::Status AdditiveTrainer::Train(AdditiveResult* state) {
-  const AdditiveSpec& spec = problem_.spec;
-  std::vector<ByCode> by_code;
-  std::vector<int32_t> codes(problem_.groups() * problem_.tiles());
-  for (int m = 0; m < spec.num_codebooks; ++m) {
-    for (size_t i = 0; i < codes.size(); ++i) codes[i] = state->codes[i * spec.num_codebooks + m];
-    by_code.push_back(SortByCode(codes, spec.entries()));
-  }
-  for (int step = 0; step < spec.steps_per_epoch; ++step) {
+  const float factor = -2.0f / static_cast<float>(problem_.rows);
+  adam_.TakeCodes(*state);
+  for (int step = 0; step < problem_.spec.steps_per_epoch; ++step) {
     RETURN_IF_ERROR(Gradients(*state).status());
-    codebook_adam_.Begin();
-    RETURN_IF_ERROR(StepCodebooks(by_code, state));
-    scale_adam_.Begin();
-    for (size_t g = 0; g < state->scales.size(); ++g) {
-      scale_adam_.Update(g, scale_gradient_[g], &state->scales[g]);
-    }
+    RETURN_IF_ERROR(adam_.Step(weight_gradient_, factor, scale_gradient_, state));
   }
   return absl::OkStatus();
 }

@@ -153,7 +153,7 @@ class GptqSolver {
       for (int64_t j = 0; j < cols_; ++j) row[j] = moments[order_[j]] * moment_scale_;
       row[i] = diagonal[i] + damping;
     });
-    return UpperFactorOfInverse(factor_.data(), cols_) == cols_;
+    return UpperFactorOfInverse(factor_.data(), cols_, inputs_.stopped) == cols_;
   }
 
   // Codes of columns [begin, end), and the negated errors [rows, end - begin] over the factor's

@@ -10,7 +10,8 @@
 namespace quantd {
 
 absl::StatusOr<OrderedHessian> OrderHessian(std::span<const float> hessian, int64_t cols,
-                                            bool act_order, double damping) {
+                                            bool act_order, double damping,
+                                            const StopRequest& stopped) {
   OrderedHessian out;
   out.order.resize(cols);
   std::iota(out.order.begin(), out.order.end(), 0);
@@ -36,8 +37,9 @@ absl::StatusOr<OrderedHessian> OrderHessian(std::span<const float> hessian, int6
   for (int64_t c = 0; c < cols; ++c) {
     out.factor[c * cols + c] += static_cast<float>(damping * mean);
   }
-  const int64_t pivots = UpperFactorOfInverse(out.factor.data(), cols);
+  const int64_t pivots = UpperFactorOfInverse(out.factor.data(), cols, stopped);
   if (pivots == cols) return out;
+  if (pivots == kStopped) return absl::CancelledError("the operation was cancelled");
   return absl::FailedPreconditionError(absl::StrCat(
       "the inputs of the calibration text say too little of ", cols - pivots, " of ", cols,
       " columns; raise percdamp above ", damping, " or calibrate with more text"));

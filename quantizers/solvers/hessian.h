@@ -19,9 +19,10 @@ struct OrderedHessian {
 
 // Orders the columns of the symmetric `hessian` [cols, cols] by falling diagonal if `act_order`,
 // gives dead ones a diagonal of 1 and adds `damping` times the mean diagonal to all.
-// FAILED_PRECONDITION when it is not positive definite then.
+// FAILED_PRECONDITION when it is not positive definite then; CANCELLED soon after `stopped`.
 absl::StatusOr<OrderedHessian> OrderHessian(std::span<const float> hessian, int64_t cols,
-                                            bool act_order, double damping);
+                                            bool act_order, double damping,
+                                            const StopRequest& stopped);
 
 }  // namespace quantd
 

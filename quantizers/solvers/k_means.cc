@@ -31,9 +31,9 @@ absl::StatusOr<double> ErrorOf(std::span<const float> vectors, int size,
 
 // Every centroid becomes the mean of the vectors near it.
 absl::Status MoveCentroids(std::span<const float> vectors, int size, std::span<const float> weights,
-                           const StopRequest& stopped, KMeansResult* result) {
+                           const ByCode& by_code, const StopRequest& stopped,
+                           KMeansResult* result) {
   const auto entries = static_cast<int64_t>(result->centroids.size()) / size;
-  const ByCode by_code = SortByCode(result->codes, entries);
   const double operations =
       2.0 * static_cast<double>(vectors.size()) / static_cast<double>(entries);
   return ParallelPieces(entries, operations, stopped, [&](int64_t k) {
@@ -133,17 +133,20 @@ absl::StatusOr<KMeansResult> KMeans(std::span<const float> vectors, int size,
     std::copy_n(vectors.begin() + start[k] * size, size, result.centroids.begin() + k * size);
   }
   double error = std::numeric_limits<double>::infinity();
+  const auto assign = [&] {
+    return NearestOfAll(SearchableCodebook(result.centroids, size), vectors, size, stopped,
+                        &result.codes);
+  };
   for (int i = 0; i < spec.iterations; ++i) {
-    RETURN_IF_ERROR(NearestOfAll(SearchableCodebook(result.centroids, size), vectors, size, stopped,
-                                 &result.codes));
-    RETURN_IF_ERROR(MoveCentroids(vectors, size, weights, stopped, &result));
+    RETURN_IF_ERROR(assign());
+    RETURN_IF_ERROR(MoveCentroids(vectors, size, weights, SortByCode(result.codes, spec.centroids),
+                                  stopped, &result));
     if (i % spec.check_every != 0) continue;
     ASSIGN_OR_RETURN(const double now, ErrorOf(vectors, size, weights, result, stopped));
     if (now >= error * (1 - spec.tolerance)) break;
     error = now;
   }
-  RETURN_IF_ERROR(NearestOfAll(SearchableCodebook(result.centroids, size), vectors, size, stopped,
-                               &result.codes));
+  RETURN_IF_ERROR(assign());
   return result;
 }
 

@@ -240,7 +240,8 @@ absl::StatusOr<QuantizedTensor> SolveSpqr(std::span<const float> weight, int64_t
                                           std::span<const float> gram, const SpqrSpec& spec,
                                           const StopRequest& stopped) {
   Problem problem{weight, rows, cols, spec, {}, std::vector<float>(cols), 0};
-  ASSIGN_OR_RETURN(problem.hessian, OrderHessian(gram, cols, spec.act_order, spec.percdamp));
+  ASSIGN_OR_RETURN(problem.hessian,
+                   OrderHessian(gram, cols, spec.act_order, spec.percdamp, stopped));
   for (int64_t c = 0; c < cols; ++c) problem.diagonal[c] = problem.hessian.factor[c * (cols + 1)];
   problem.threshold = Threshold(problem);
   QuantizedTensor out = EmptySpqr(problem);

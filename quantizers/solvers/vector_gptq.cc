@@ -251,7 +251,8 @@ absl::StatusOr<VectorGptqResult> SolveVectorGptq(std::span<const float> weight, 
   {
     const std::vector<float> hessian = ScaledHessian(p, gram);
     for (int64_t c = 0; c < cols; ++c) p.importance[c] = hessian[c * (cols + 1)];
-    ASSIGN_OR_RETURN(p.hessian, OrderHessian(hessian, cols, spec.enable_perm, spec.percdamp));
+    ASSIGN_OR_RETURN(p.hessian,
+                     OrderHessian(hessian, cols, spec.enable_perm, spec.percdamp, stopped));
   }
   p.result.order = p.hessian.order;
   p.result.columns = LayOut(p);

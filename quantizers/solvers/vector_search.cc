@@ -27,7 +27,8 @@ const Variants& VariantsOfThisCpu() {
     v.list[v.count++] = &vector_search_baseline::kVectorSearch;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2")) v.list[v.count++] = &vector_search_avx2::kVectorSearch;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+      v.list[v.count++] = &vector_search_avx2::kVectorSearch;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
       v.list[v.count++] = &vector_search_avx512::kVectorSearch;

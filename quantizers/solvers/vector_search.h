@@ -1,6 +1,6 @@
 // The hot loops of quantizers with codebooks, one variant per instruction set. A vector lane holds
-// one codebook entry and does its operations in the order of the scalar loop, so
-// any vector width gives the same bits.
+// one codebook entry and does its operations in the order of the scalar loop, fused multiply-adds
+// all, so any vector width gives the same bits.
 #ifndef QUANTD_QUANTIZERS_SOLVERS_VECTOR_SEARCH_H_
 #define QUANTD_QUANTIZERS_SOLVERS_VECTOR_SEARCH_H_
 

@@ -100,6 +100,27 @@ TEST(Triangular, BadPivotsAreFound) {
   }
 }
 
+// Asked once for each block of columns, and not again after it said so.
+TEST(Triangular, Stops) {
+  constexpr int64_t kSize = 700;
+  const std::vector<float> positive = Positive(kSize);
+  int asked = 0;
+  std::vector<float> a = positive;
+  EXPECT_EQ(UpperFactorOfInverse(a.data(), kSize,
+                                 [&] {
+                                   ++asked;
+                                   return false;
+                                 }),
+            kSize);
+  EXPECT_EQ(asked, 12);
+  for (const int after : {1, 6, 7, 12}) {
+    asked = 0;
+    a = positive;
+    EXPECT_EQ(UpperFactorOfInverse(a.data(), kSize, [&] { return ++asked == after; }), kStopped);
+    EXPECT_EQ(asked, after);
+  }
+}
+
 TEST(Triangular, DoesNotDependOnThreads) {
   constexpr int64_t kSize = 700;
   const std::vector<float> a = Positive(kSize);

@@ -85,48 +85,64 @@ double Loss(CalibratedBlock& block, const std::vector<float>& hidden,
   return loss;
 }
 
+// Moves `parameter` along its gradient, and along a direction at random.
+void CheckGradient(CalibratedBlock& block, const std::vector<float>& hidden,
+                   const std::vector<float>& by_output, const std::string& parameter,
+                   const std::vector<float>& gradient, std::mt19937& random) {
+  const std::span<float> values = block.Parameter(parameter);
+  ASSERT_EQ(gradient.size(), values.size()) << parameter;
+  for (const bool along : {true, false}) {
+    std::vector<float> direction(gradient.size());
+    double length = 0, slope = 0;
+    for (size_t i = 0; i < direction.size(); ++i) {
+      direction[i] = along ? gradient[i] : static_cast<float>(static_cast<int>(random() % 3) - 1);
+      length += static_cast<double>(direction[i]) * direction[i];
+    }
+    const double step = 1e-2 / std::sqrt(length);
+    const std::vector<float> before(values.begin(), values.end());
+    double ends[2];
+    for (const int side : {0, 1}) {
+      for (size_t i = 0; i < before.size(); ++i) {
+        values[i] = static_cast<float>(before[i] + (side == 0 ? -step : step) * direction[i]);
+      }
+      ends[side] = Loss(block, hidden, by_output);
+    }
+    std::copy(before.begin(), before.end(), values.begin());
+    for (size_t i = 0; i < direction.size(); ++i) {
+      slope += static_cast<double>(direction[i]) * gradient[i];
+    }
+    const double measured = (ends[1] - ends[0]) / (2 * step);
+    double norm = 0;
+    for (const float g : gradient) norm += static_cast<double>(g) * g;
+    EXPECT_NEAR(measured, slope, 5e-3 * std::sqrt(norm * length)) << parameter << along;
+    EXPECT_GT(norm, 0) << parameter;
+  }
+}
+
 void CheckGradients(BlockModel& model, int64_t vocabulary) {
   const std::vector<float> hidden = *model.Embed(Ids(kTokens, vocabulary));
   const auto block = *model.LoadBlock(0);
   std::mt19937 random(3);
   std::vector<float> by_output(hidden.size());
   for (float& v : by_output) v = static_cast<float>(static_cast<int>(random() % 201) - 100) * 0.01f;
+  std::vector<std::string> modules = block->norms();
+  for (const BlockLinear& linear : block->linears()) modules.push_back(linear.module);
   BlockGradients gradients;
-  for (const BlockLinear& linear : block->linears()) gradients[linear.module] = {};
+  for (const std::string& module : modules) {
+    gradients[module] = {};
+    // That of the keys has no slope: scores move alike.
+    const bool has_bias = !block->Parameter(module + ".bias").empty();
+    if (has_bias && module.find(".k") == std::string::npos) gradients[module + ".bias"] = {};
+  }
   const BlockPass pass = block->Run(BlockValue::kInput, hidden, BlockValue::kOutput);
   block->Backward(pass, by_output, gradients);
-  for (const BlockLinear& linear : block->linears()) {
-    const std::vector<float>& gradient = gradients[linear.module];
-    ASSERT_EQ(gradient.size(), static_cast<size_t>(linear.rows * linear.cols)) << linear.module;
-    const std::span<float> weight = block->Parameter(absl::StrCat(linear.module, ".weight"));
-    // Along the gradient, and along one at random.
-    for (const bool along : {true, false}) {
-      std::vector<float> direction(gradient.size());
-      double length = 0, slope = 0;
-      for (size_t i = 0; i < direction.size(); ++i) {
-        direction[i] = along ? gradient[i] : static_cast<float>(static_cast<int>(random() % 3) - 1);
-        length += static_cast<double>(direction[i]) * direction[i];
-      }
-      const double step = 1e-2 / std::sqrt(length);
-      const std::vector<float> before(weight.begin(), weight.end());
-      double ends[2];
-      for (const int side : {0, 1}) {
-        for (size_t i = 0; i < before.size(); ++i) {
-          weight[i] = static_cast<float>(before[i] + (side == 0 ? -step : step) * direction[i]);
-        }
-        ends[side] = Loss(*block, hidden, by_output);
-      }
-      std::copy(before.begin(), before.end(), weight.begin());
-      for (size_t i = 0; i < direction.size(); ++i) {
-        slope += static_cast<double>(direction[i]) * gradient[i];
-      }
-      const double measured = (ends[1] - ends[0]) / (2 * step);
-      double norm = 0;
-      for (const float g : gradient) norm += static_cast<double>(g) * g;
-      EXPECT_NEAR(measured, slope, 5e-3 * std::sqrt(norm * length)) << linear.module << along;
-      EXPECT_GT(norm, 0) << linear.module;
-    }
+  int biases = 0;
+  for (const auto& [key, gradient] : gradients) {
+    const bool is_bias = key.size() > 5 && key.substr(key.size() - 5) == ".bias";
+    biases += is_bias;
+    CheckGradient(*block, hidden, by_output, is_bias ? key : key + ".weight", gradient, random);
   }
+  EXPECT_GT(biases, 1);
 }
 
 TEST(DenseBlock, GradientsAreThoseOfFiniteDifferences) {

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "core/parallel.h"
 #include "quantizers/solvers/vector_search.h"
 #include "tests/quantizers/calibrated.h"
@@ -185,7 +187,9 @@ TEST(VectorSearch, AllVariantsAgree) {
       (*search)->costs(table, x.data() + i * kSize, factors[i], costs.data());
       for (int k = 0; k < kEntries; ++k) {
         float cost = factors[i] * penalties[k];
-        for (int j = 0; j < kSize; ++j) cost -= x[i * kSize + j] * vectors[j * kPadded + k];
+        for (int j = 0; j < kSize; ++j) {
+          cost = std::fma(-x[i * kSize + j], vectors[j * kPadded + k], cost);
+        }
         ASSERT_EQ(costs[k], cost);
         if (cost < cost_of_best) {
           cost_of_best = cost;

@@ -62,6 +62,9 @@ class ToyBlock : public CalibratedBlock {
 
   bool is_encoder() const override { return false; }
   const std::vector<BlockLinear>& linears() const override { return linears_; }
+  std::vector<std::string> norms() const override {
+    return {kPrefix + "input_layernorm", kPrefix + "post_attention_layernorm"};
+  }
   std::span<float> Parameter(absl::string_view name) override {
     const auto found = parameters_.find(std::string(name));
     return found == parameters_.end() ? std::span<float>() : std::span<float>(found->second);
@@ -221,6 +224,9 @@ class ToyInputs : public BlockInputs {
       values.push_back(Noise(i + 5000 * sequence) * (i % kHidden % 16 == 3 ? 8.0f : 0.5f));
     }
     return values;
+  }
+  absl::StatusOr<std::vector<float>> ReadTarget(int64_t) const override {
+    return absl::FailedPreconditionError("there are none");
   }
 };
 
