@@ -101,6 +101,20 @@ absl::StatusOr<std::unique_ptr<DeviceArray>> LoadBias(const ModelSource& source,
   return UploadRow(backend, bias);
 }
 
+// Scales of columns (SINQ) are scales of the inputs, but for a rotation between the two.
+void TakeColumnScale(QuantizedTensor& tensor) {
+  InputTransform& input = tensor.input;
+  if (tensor.column_scale.empty() || !tensor.column_offset.empty() || input.hadamard_size > 1 ||
+      tensor.grid.kind == Grid::Kind::kCodebook || !tensor.outliers.column.empty()) {
+    return;
+  }
+  input.channel_scale.resize(tensor.column_scale.size(), 1.0f);
+  for (size_t c = 0; c < tensor.column_scale.size(); ++c) {
+    input.channel_scale[c] /= tensor.column_scale[c];
+  }
+  tensor.column_scale.clear();
+}
+
 // Takes rotation, channel scales and the order of groups off the weight, for inputs that are to be
 // rotated, scaled and gathered instead: in fast compute, where codes stay packed. Not where inputs
 // are rounded after them.
@@ -113,6 +127,7 @@ InputTransform TakeTransform(const PackOptions& options, Weight& weight) {
   taken.norm_weight = input.norm_weight;
   taken.norm_epsilon = input.norm_weight.empty() ? 0.0f : input.norm_epsilon;
   if (options.compute == Compute::kExact || input.int8_tokens) return taken;
+  TakeColumnScale(*quantized);
   if (NeedsOrderedInputs(*quantized)) std::swap(taken.permutation, input.permutation);
   std::swap(taken.channel_scale, input.channel_scale);
   std::swap(taken.hadamard_size, input.hadamard_size);

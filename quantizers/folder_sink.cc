@@ -1,3 +1,6 @@
+#include <algorithm>
+
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "formats/huggingface/checkpoint_folder.h"
@@ -109,6 +112,14 @@ uint64_t ExpectedBytes(const JobPlan& plan) {
   return bytes;
 }
 
+// Whether a file lies beside the index: whoever reads it finds the tensors by the index, also those
+// of a single shard.
+bool HasIndexFile(const JobPlan& plan) {
+  return std::any_of(plan.side_files.begin(), plan.side_files.end(), [](const auto& file) {
+    return absl::StartsWith(file.first, "model.safetensors.index.json.");
+  });
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<OutputFile>> CheckpointSink::CreateScratch(absl::string_view) {
@@ -135,7 +146,8 @@ absl::StatusOr<std::unique_ptr<CheckpointSink>> CreateFolderSink(
                                                          .header_reserve = header_bytes,
                                                          .fingerprint = plan.fingerprint,
                                                          .resume = options.resume,
-                                                         .metadata = std::move(texts)}));
+                                                         .metadata = std::move(texts),
+                                                         .always_index = HasIndexFile(plan)}));
   return std::make_unique<FolderSink>(plan, std::move(writer));
 }
 

@@ -186,6 +186,8 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
       quantization_config = recipe->QuantizationConfigKeeping(output, quantized, kept);
     }
     plan.side_files.insert(files.begin(), files.end());
+    const SideFiles extra = recipe->ExtraFiles(output, quantized);
+    plan.side_files.insert(extra.begin(), extra.end());
   }
   ASSIGN_OR_RETURN(plan.config_json, WriteHfConfig(output, quantization_config));
   plan.codec = recipe ? recipe->codec() : nullptr;

@@ -87,6 +87,11 @@ class Recipe {
       const std::vector<ModuleInfo>& /*modules*/) const {
     return {};
   }
+  // Files that upstream wants beside config.json, name to text, for the same checkpoint.
+  virtual std::map<std::string, std::string> ExtraFiles(
+      const ModelConfig& /*config*/, const std::vector<ModuleInfo>& /*modules*/) const {
+    return {};
+  }
 };
 
 struct Method {
@@ -139,6 +144,7 @@ Method AqlmMethod();
 Method VptqMethod();
 Method MetalMethod();
 Method FourOverSixMethod();
+Method SinqMethod();
 
 // Transformers' rule for skip lists: a pattern matches as a regex anchored at the start that ends
 // at a dot boundary, or as a suffix of the module name

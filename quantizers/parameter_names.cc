@@ -34,7 +34,7 @@ ParameterName SplitParameterName(absl::string_view name) {
   size_t split = parts.size() - 1;
   for (size_t i = 0; i < parts.size(); ++i) {
     if (absl::StartsWith(parts[i], "weight") || absl::StartsWith(parts[i], "_weight") ||
-        absl::StartsWith(parts[i], "qweight") || parts[i] == "rms_norm" ||
+        absl::StartsWith(parts[i], "qweight") || parts[i] == "rms_norm" || parts[i] == "meta" ||
         parts[i] == "centroids" || parts[i] == "res_centroids" || parts[i] == "outlier_centroids") {
       split = i;
       break;

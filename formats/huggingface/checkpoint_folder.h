@@ -19,8 +19,9 @@ namespace quantd {
 
 // One namespace of tensors over all shards. Reads model.safetensors, or the shards that
 // model.safetensors.index.json names (plain file names directly in the folder), or AutoGPTQ's
-// gptq_model-4bit-128g.safetensors or its index; other files are not touched. INVALID_ARGUMENT for a config, index, shard or tensor that is missing or broken; tensors
-// that the index leaves out are not there.
+// gptq_model-4bit-128g.safetensors or its index; other files are not touched. INVALID_ARGUMENT for
+// a config, index, shard or tensor that is missing or broken; tensors that the index leaves out are
+// not there.
 class CheckpointFolder {
  public:
   static absl::StatusOr<std::unique_ptr<CheckpointFolder>> Open(
@@ -56,6 +57,7 @@ class CheckpointFolderWriter {
     std::string fingerprint;            // of the job; a resume with another is FAILED_PRECONDITION
     bool resume = false;  // the output was created with keep_partial; nothing there: starts anew
     std::map<std::string, std::string> metadata = {};  // of every shard, besides "format": "pt"
+    bool always_index = false;                         // also where there is one shard only
   };
   static absl::StatusOr<std::unique_ptr<CheckpointFolderWriter>> Create(
       std::unique_ptr<AtomicOutput> output, const Options& options);

@@ -283,7 +283,7 @@ absl::StatusOr<uint64_t> JournaledWriter::Finish(const std::string& config_json)
   std::map<std::string, std::string> metadata = options_.metadata;
   metadata["format"] = "pt";
   for (const auto& shard : shards_) RETURN_IF_ERROR(shard->Finish(metadata));
-  if (shards_.size() > 1) {
+  if (shards_.size() > 1 || options_.always_index) {
     ASSIGN_OR_RETURN(const std::string index, IndexJson());
     RETURN_IF_ERROR(WriteSideFile("model.safetensors.index.json", index));
   }

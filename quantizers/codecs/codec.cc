@@ -22,6 +22,7 @@
 #include "quantizers/codecs/quantization_config.h"
 #include "quantizers/codecs/quanto.h"
 #include "quantizers/codecs/quark.h"
+#include "quantizers/codecs/sinq.h"
 #include "quantizers/codecs/spqr.h"
 #include "quantizers/codecs/torchao.h"
 #include "quantizers/codecs/vptq.h"
@@ -89,6 +90,10 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
     ASSIGN_OR_RETURN(MetalConfig parsed, ParseMetalConfig(config.quantization_config));
     return std::make_unique<MetalCodec>(std::move(parsed));
   }
+  if (method == "sinq") {
+    ASSIGN_OR_RETURN(SinqConfig parsed, ParseSinqConfig(config.quantization_config));
+    return std::make_unique<SinqCodec>(std::move(parsed), config.dtype);
+  }
   if (method == "awq") {
     ASSIGN_OR_RETURN(AwqConfig parsed, ParseAwqConfig(config.quantization_config));
     return std::make_unique<AwqCodec>(std::move(parsed));
@@ -114,7 +119,7 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
       absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
       "\", expected one of bitsandbytes, compressed-tensors, "
       "fp8, mxfp8, fbgemm_fp8, eetq, gptq, torchao, higgs, hqq, quark, quanto, bitnet, awq, "
-      "auto-round, spqr, aqlm, vptq, metal, fouroversix"));
+      "auto-round, spqr, aqlm, vptq, metal, fouroversix, sinq"));
 }
 
 }  // namespace quantd

@@ -123,6 +123,18 @@ TEST_P(InputStepsOf, ChannelScalesAreAppliedToTheInputs) {
   ExpectSameMeaning(parts, 3);
 }
 
+// SINQ's dual scales.
+TEST_P(InputStepsOf, ColumnScalesAreAppliedToTheInputs) {
+  std::vector<QuantizedTensor> parts = {FourBit(32, 96, 1), FourBit(32, 96, 2), FourBit(16, 96, 3)};
+  for (int64_t c = 0; c < 96; ++c) {
+    parts[0].column_scale.push_back(c == 7 ? 0.0f : 2.0f - 0.01f * static_cast<float>(c));
+  }
+  parts[1].column_scale = parts[0].column_scale;
+  ExpectSameMeaning(parts, 2);
+  parts[0].input.channel_scale.assign(96, 3.0f);
+  ExpectSameMeaning(parts, 3);
+}
+
 // Any order of `cols` columns.
 std::vector<int32_t> Shuffled(int64_t cols, uint32_t seed) {
   std::vector<int32_t> order(static_cast<size_t>(cols));
