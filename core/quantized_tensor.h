@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "core/input_rounding.h"
 #include "core/status.h"
 #include "core/tensor.h"
 
@@ -26,13 +27,14 @@ namespace quantd {
 // Which number a code stands for.
 struct Grid {
   enum class Kind {
-    kUniform,   // value = code + first; `first` is 0 or negative (-8 for signed 4-bit, -128 for int8)
+    kUniform,   // value = code + first; `first` is 0 or negative (-8 for signed 4-bit, -128 for
+                // int8)
     kTable,     // value = table[code]: NF4, FP4, E2M1, IQ4_NL, fp8 (256 entries), ...
     kCodebook,  // code selects a vector of neighbours in each of `codebooks` (summed)
   };
   Kind kind = Kind::kUniform;
-  int bits = 8;                // width of a code, 1..16
-  int first = 0;               // kUniform
+  int bits = 8;   // width of a code, 1..16
+  int first = 0;  // kUniform
   // kTable: 2^bits values. kCodebook: all codebooks, each [2^bits, vector_rows, vector_length].
   std::vector<float> table;
   int vector_length = 1;  // kCodebook: along the columns
@@ -92,12 +94,16 @@ struct NestedScales {
 
 // Bits of a multiplication that are not the stored matrix; applied by Linear around the kernel.
 struct InputTransform {
-  std::vector<int32_t> permutation;  // column c of the codes multiplies input permutation[c]; or empty
+  std::vector<int32_t>
+      permutation;  // column c of the codes multiplies input permutation[c]; or empty
   std::vector<float> channel_scale;  // inputs are divided by it; or empty
   int hadamard_size = 0;             // block size of a normalized Hadamard rotation; 0 = none
   std::vector<float> norm_weight;    // an RMS norm of the inputs, [cols]; or empty
   float norm_epsilon = 0;            // of that norm
   bool int8_tokens = false;          // last, every token is rounded to 127ths of its absmax
+  // What the checkpoint asks for besides, last; applied where a model is loaded with its
+  // activations quantized, else inputs stay as they are.
+  InputRounding rounding;
 };
 
 // Values added to the dequantized matrix, in CSR form; the sum is rounded to `dequantized_dtype`.
@@ -115,8 +121,8 @@ struct ColumnRun {
 };
 
 struct QuantizedTensor {
-  int64_t rows = 0;  // out features
-  int64_t cols = 0;  // in features
+  int64_t rows = 0;                       // out features
+  int64_t cols = 0;                       // in features
   DType dequantized_dtype = DType::kF32;  // type that upstream's dequantization returns
 
   Grid grid;
@@ -164,8 +170,8 @@ struct QuantizedTensor {
 absl::Status Validate(const QuantizedTensor& tensor);
 
 // The truth that kernels and codecs are tested against, in the columns' original order
-// (permutation undone, channel scale and rotation not applied, outliers added): [rows, cols] float32,
-// each value rounded to `dequantized_dtype`.
+// (permutation undone, channel scale and rotation not applied, outliers added): [rows, cols]
+// float32, each value rounded to `dequantized_dtype`.
 std::vector<float> Dequantize(const QuantizedTensor& tensor);
 
 // Rows [first, first + count) only, into `out` [count, cols].

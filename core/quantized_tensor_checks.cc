@@ -120,6 +120,7 @@ absl::Status Validate(const QuantizedTensor& t) {
                      " columns, expected a power of two that divides ", t.cols));
   }
   RETURN_IF_ERROR(CheckPermutation(t));
+  RETURN_IF_ERROR(Validate(t.input.rounding));
   return CheckOutliers(t);
 }
 

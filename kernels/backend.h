@@ -166,6 +166,7 @@ struct DeviceInfo {
 struct PackOptions {
   Compute compute = Compute::kFast;
   bool pair_gate_up = false;  // two parts that an Activation::kSiluMul will combine
+  bool round_inputs = false;  // as weights ask for (InputTransform::rounding); Linear does it
 };
 
 class Backend {
@@ -197,6 +198,9 @@ class Backend {
   // y = norm(x + residual), residual optional; y may be x.
   virtual absl::Status Normalize(const DeviceArray& x, const DeviceArray* residual,
                                  const Norm& norm, int64_t tokens, DeviceArray& y) = 0;
+  // y = x rounded token by token as `rounding` says; y may be x.
+  virtual absl::Status RoundInputs(const DeviceArray& x, const InputRounding& rounding,
+                                   int64_t tokens, DeviceArray& y) = 0;
   // y = silu(gate) * up of `stacked` [>= tokens, gate then up], each as wide as y.
   virtual absl::Status SiluMul(const DeviceArray& stacked, int64_t tokens, DeviceArray& y) = 0;
   // y[i] = x[rows[i]]: picks the rows whose logits are wanted.

@@ -124,6 +124,7 @@ InputTransform TakeTransform(const PackOptions& options, Weight& weight) {
   if (quantized == nullptr) return taken;
   InputTransform& input = quantized->input;
   taken.int8_tokens = input.int8_tokens;
+  if (options.round_inputs) taken.rounding = input.rounding;
   taken.norm_weight = input.norm_weight;
   taken.norm_epsilon = input.norm_weight.empty() ? 0.0f : input.norm_epsilon;
   if (options.compute == Compute::kExact || input.int8_tokens) return taken;
@@ -138,7 +139,8 @@ InputTransform TakeTransform(const PackOptions& options, Weight& weight) {
 bool AreSame(const InputTransform& a, const InputTransform& b) {
   return a.permutation == b.permutation && a.channel_scale == b.channel_scale &&
          a.hadamard_size == b.hadamard_size && a.norm_weight == b.norm_weight &&
-         a.norm_epsilon == b.norm_epsilon && a.int8_tokens == b.int8_tokens;
+         a.norm_epsilon == b.norm_epsilon && a.int8_tokens == b.int8_tokens &&
+         a.rounding == b.rounding;
 }
 
 // The float with the fewest significant bits whose reciprocal is `factor`: scales by which an
@@ -220,6 +222,7 @@ absl::StatusOr<Linear::Piece> Linear::PackPiece(Backend& backend, const InputTra
                                                 const PackOptions& options) {
   Piece piece;
   piece.int8_tokens = input.int8_tokens;
+  piece.rounding = input.rounding;
   piece.hadamard_size = input.hadamard_size;
   piece.norm_epsilon = input.norm_epsilon;
   if (!input.norm_weight.empty()) {
@@ -289,10 +292,23 @@ absl::StatusOr<Linear> Linear::Load(const ModelSource& source, Backend& backend,
   return linear;
 }
 
+absl::Status NoInputRounding() {
+  return absl::FailedPreconditionError(
+      "quantize_activations: the checkpoint does not quantize the inputs of its linear layers, "
+      "lacks "
+      "their static scales, or does it in a way that is not supported; load it without");
+}
+
+bool Linear::rounds_inputs() const {
+  return std::any_of(pieces_.begin(), pieces_.end(),
+                     [](const Piece& piece) { return piece.rounding.any(); });
+}
+
 absl::Status Linear::Apply(Backend& backend, LinearArgs args) const {
   if (observer_ != nullptr) RETURN_IF_ERROR(ShowInputs(backend, args));
   const Piece& only = pieces_.front();
   if (pieces_.size() > 1 || only.norm_weight != nullptr) return ApplyPiecewise(backend, args);
+  if (only.rounding.any()) return ApplyRounded(backend, args);
   args.weight = only.weight.get();
   args.bias = bias_.get();
   args.steps = StepsOf(only);
@@ -322,24 +338,48 @@ absl::Status Linear::ShowInputs(Backend& backend, const LinearArgs& args) const 
   return absl::OkStatus();
 }
 
+absl::StatusOr<const DeviceArray*> Linear::Normed(Backend& backend, const LinearArgs& args) const {
+  if (args.norm.kind == Norm::Kind::kNone) return args.x;
+  RETURN_IF_ERROR(Grow(backend, args.x->rows(), args.x->cols(), normed_));
+  RETURN_IF_ERROR(backend.Normalize(*args.x, nullptr, args.norm, args.tokens, *normed_));
+  return normed_.get();
+}
+
+absl::StatusOr<const DeviceArray*> Linear::Rounded(Backend& backend, const Piece& piece,
+                                                   const DeviceArray* x,
+                                                   const LinearArgs& args) const {
+  if (!piece.rounding.any()) return x;
+  RETURN_IF_ERROR(Grow(backend, x->rows(), x->cols(), rounded_));
+  RETURN_IF_ERROR(backend.RoundInputs(*x, piece.rounding, args.tokens, *rounded_));
+  return rounded_.get();
+}
+
+absl::Status Linear::ApplyRounded(Backend& backend, const LinearArgs& args) const {
+  const Piece& only = pieces_.front();
+  LinearArgs rounded = args;
+  ASSIGN_OR_RETURN(const DeviceArray* x, Normed(backend, args));
+  ASSIGN_OR_RETURN(rounded.x, Rounded(backend, only, x, args));
+  rounded.norm = {};
+  rounded.weight = only.weight.get();
+  rounded.bias = bias_.get();
+  rounded.steps = StepsOf(only);
+  return backend.Linear(rounded);
+}
+
 absl::Status Linear::ApplyPiecewise(Backend& backend, const LinearArgs& args) const {
   const int64_t height = args.x->rows();
-  const DeviceArray* x = args.x;
-  if (args.norm.kind != Norm::Kind::kNone) {
-    RETURN_IF_ERROR(Grow(backend, height, x->cols(), normed_));
-    RETURN_IF_ERROR(backend.Normalize(*x, nullptr, args.norm, args.tokens, *normed_));
-    x = normed_.get();
-  }
+  ASSIGN_OR_RETURN(const DeviceArray* x, Normed(backend, args));
   const bool pairs = args.activation == Activation::kSiluMul;
   if (pairs && args.residual != nullptr) {
     return absl::UnimplementedError("a residual after gate and up of different inputs");
   }
   if (pairs) RETURN_IF_ERROR(Grow(backend, height, rows_, stacked_));
   for (const Piece& piece : pieces_) {
+    ASSIGN_OR_RETURN(const DeviceArray* inputs, Rounded(backend, piece, x, args));
     LinearArgs part = {.weight = piece.weight.get(),
                        .bias = bias_.get(),
                        .steps = StepsOf(piece),
-                       .x = x,
+                       .x = inputs,
                        .tokens = args.tokens,
                        .activation = pairs ? Activation::kNone : args.activation,
                        .residual = args.residual,

@@ -25,6 +25,9 @@ Weight WithoutInputTransform(Weight weight);
 absl::StatusOr<std::unique_ptr<DeviceArray>> UploadRow(Backend& backend,
                                                        std::span<const float> values);
 
+// FAILED_PRECONDITION for a load with PackOptions::round_inputs of a model that has none to round.
+absl::Status NoInputRounding();
+
 class Linear {
  public:
   // One matrix of the stack.
@@ -41,6 +44,9 @@ class Linear {
 
   // y = activation(norm(x) W^T + bias) + residual; `args` without weight and bias.
   absl::Status Apply(Backend& backend, LinearArgs args) const;
+
+  // Whether it rounds inputs as its checkpoint asks for.
+  bool rounds_inputs() const;
 
   // The packed matrices of the stack: one, unless parts treat their inputs in ways of their own.
   int64_t pieces() const { return static_cast<int64_t>(pieces_.size()); }
@@ -60,6 +66,7 @@ class Linear {
     std::unique_ptr<ColumnOrder> order;  // InputSteps::order, or null
     bool int8_tokens = false;
     bool int8_counts = false;  // tokens go in as whole numbers, as the weights are
+    InputRounding rounding;    // of the inputs, before any of these
     int64_t first_row = 0;
   };
 
@@ -68,6 +75,12 @@ class Linear {
   InputSteps StepsOf(const Piece& piece) const;
   absl::Status ShowInputs(Backend& backend, const LinearArgs& args) const;
   absl::Status ApplyPiecewise(Backend& backend, const LinearArgs& args) const;
+  absl::Status ApplyRounded(Backend& backend, const LinearArgs& args) const;
+  // args.x, normed as args ask for, in normed_.
+  absl::StatusOr<const DeviceArray*> Normed(Backend& backend, const LinearArgs& args) const;
+  // `x` as the piece's matrix takes it, in rounded_.
+  absl::StatusOr<const DeviceArray*> Rounded(Backend& backend, const Piece& piece,
+                                             const DeviceArray* x, const LinearArgs& args) const;
 
   std::vector<Piece> pieces_;
   int64_t rows_ = 0;
@@ -75,9 +88,9 @@ class Linear {
   std::unique_ptr<DeviceArray> int8_divisor_;  // of the rows of pieces with int8_counts, or null
   std::vector<std::string> modules_;
   InputObserver* observer_ = nullptr;
-  // Only piecewise: the inputs after the caller's norm, and gate above up. As tall as the tallest
-  // input so far; a model runs on one thread.
-  mutable std::unique_ptr<DeviceArray> normed_, stacked_;
+  // The inputs after the caller's norm, after rounding, and gate above up, where a step of its own
+  // makes them. As tall as the tallest input so far; a model runs on one thread.
+  mutable std::unique_ptr<DeviceArray> normed_, rounded_, stacked_;
 };
 
 }  // namespace quantd

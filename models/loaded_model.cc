@@ -60,6 +60,7 @@ LoadedModel::LoadedModel(std::shared_ptr<Engine> engine, ModelText text, std::st
       text_(std::move(text)),
       quantization_(std::move(quantization)),
       compute_(options.compute),
+      quantizes_activations_(options.quantize_activations),
       generation_model_(DescribeForGeneration(*engine_, text_)),
       scheduler_(engine_, {.max_sequences = options.max_sequences,
                            .max_queued = options.max_queued,

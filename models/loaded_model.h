@@ -25,6 +25,7 @@ class LoadedModel final : public Model {
   std::string quantization() const override { return quantization_; }
   std::string device() const override { return engine_->device; }
   Compute compute() const override { return compute_; }
+  bool quantizes_activations() const override { return quantizes_activations_; }
   ModelMemory memory() const override;
   int32_t context_length() const override { return engine_->context_length; }
   bool is_encoder() const override { return engine_->encoder != nullptr; }
@@ -56,6 +57,7 @@ class LoadedModel final : public Model {
   const ModelText text_;
   const std::string quantization_;
   const Compute compute_;
+  const bool quantizes_activations_;
   const std::shared_ptr<const GenerationModel> generation_model_;
   Scheduler scheduler_;  // last: its thread ends before the rest goes
 };

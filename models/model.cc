@@ -29,6 +29,7 @@ std::function<absl::Status(int64_t, int64_t)> ProgressOf(const LoadOptions& opti
 absl::Status LoadDecoder(const ModelSource& source, const LoadOptions& options, Engine& engine) {
   ASSIGN_OR_RETURN(engine.decoder, Decoder::Load(source, *engine.backend,
                                                  {.compute = options.compute,
+                                                  .round_inputs = options.quantize_activations,
                                                   .context_length = engine.context_length,
                                                   .max_batch_tokens = engine.max_batch_tokens,
                                                   .max_logit_rows = engine.max_logit_rows,
@@ -52,6 +53,7 @@ absl::Status LoadDecoder(const ModelSource& source, const LoadOptions& options, 
 absl::Status LoadEncoder(const ModelSource& source, const LoadOptions& options, Engine& engine) {
   ASSIGN_OR_RETURN(engine.encoder, Encoder::Load(source, *engine.backend,
                                                  {.compute = options.compute,
+                                                  .round_inputs = options.quantize_activations,
                                                   .max_batch_tokens = engine.max_batch_tokens,
                                                   .observer = options.observer,
                                                   .on_progress = ProgressOf(options)}));

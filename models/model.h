@@ -28,6 +28,9 @@ class Tokenizer;      // models/tokenizers/tokenizer.h
 struct LoadOptions {
   std::string device = "cpu";  // "cpu", "opencl", "opencl:N", "auto" (OpenCL GPU if any, else CPU)
   Compute compute = Compute::kFast;
+  // Inputs of linear layers are rounded as the checkpoint says that its upstream library does
+  // (InputTransform::rounding). FAILED_PRECONDITION where it says nothing of them.
+  bool quantize_activations = false;
   int32_t context_length = 0;       // 0: min(model's own, 8192)
   int32_t max_sequences = 16;       // running at once; more wait in the queue
   int32_t max_queued = 256;         // waiting; beyond: RESOURCE_EXHAUSTED
@@ -114,6 +117,7 @@ class Model {
   virtual std::string quantization() const = 0;
   virtual std::string device() const = 0;
   virtual Compute compute() const = 0;
+  virtual bool quantizes_activations() const = 0;
   virtual ModelMemory memory() const = 0;
   virtual int32_t context_length() const = 0;
   virtual bool is_encoder() const = 0;

@@ -41,6 +41,7 @@ InputNeeds Union(const InputNeeds& a, const InputNeeds& b) {
   return {.importance = a.importance || b.importance,
           .mean_magnitude = a.mean_magnitude || b.mean_magnitude,
           .range = a.range || b.range,
+          .extremes = a.extremes || b.extremes,
           .gram = a.gram || b.gram,
           .sample_rows = std::max(a.sample_rows, b.sample_rows)};
 }
@@ -250,6 +251,7 @@ absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<Bloc
     for (auto& [value, at] : collected) {
       RETURN_IF_ERROR(Named(*at.linear, at.statistics->Add(pass[value])));
       RETURN_IF_ERROR(Named(*at.linear, at.samples->Add(pass[value])));
+      at.statistics->EndSequence();
     }
   }
   for (auto& [value, at] : collected) {

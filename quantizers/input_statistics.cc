@@ -62,6 +62,16 @@ absl::Status InputStatistics::Add(std::span<const float> rows) {
   }
   AddColumnSums(rows);
   AddSamples(rows);
+  if (needs_.extremes && !rows.empty()) {
+    const auto [least, greatest] = std::minmax_element(rows.begin(), rows.end());
+    if (!within_sequence_) {
+      least_.push_back(*least);
+      greatest_.push_back(*greatest);
+    }
+    within_sequence_ = true;
+    least_.back() = std::min(least_.back(), *least);
+    greatest_.back() = std::max(greatest_.back(), *greatest);
+  }
   seen_ += static_cast<int64_t>(rows.size()) / cols_;
   const auto slice = static_cast<size_t>(kSlice * cols_);
   while (needs_.gram && !rows.empty()) {
@@ -72,6 +82,8 @@ absl::Status InputStatistics::Add(std::span<const float> rows) {
   }
   return absl::OkStatus();
 }
+
+void InputStatistics::EndSequence() { within_sequence_ = false; }
 
 void InputStatistics::AddColumnSums(std::span<const float> rows) {
   if (!needs_.importance && !needs_.mean_magnitude && !needs_.range) return;
@@ -144,6 +156,8 @@ InputStats InputStatistics::View(SolverControl* control) const {
           .mean_magnitude = mean_magnitude_,
           .minimum = minimum_,
           .maximum = maximum_,
+          .least = least_,
+          .greatest = greatest_,
           .gram = gram_,
           .samples = samples_,
           .tokens = seen_,
@@ -159,13 +173,16 @@ absl::StatusOr<InputStatistics> StatisticsOf(const TensorView& inputs, int64_t c
                      InfoOf(inputs.dtype).safetensors_name, " ", ToString(inputs.shape)));
   }
   const int64_t tokens = inputs.elements() / cols;
+  const int64_t length = inputs.shape.size() > 2 ? inputs.shape[inputs.shape.size() - 2] : tokens;
   InputStatistics statistics(cols, needs, tokens);
   std::vector<float> rows;
-  for (int64_t first = 0; first < tokens; first += kSlice) {
-    const int64_t count = std::min(kSlice, tokens - first);
+  for (int64_t first = 0; first < tokens;) {
+    const int64_t count = std::min(kSlice, length - first % length);
     rows.resize(static_cast<size_t>(count * cols));
     LoadFloats(inputs, first * cols, count * cols, rows.data());
     RETURN_IF_ERROR(statistics.Add(rows));
+    first += count;
+    if (first % length == 0) statistics.EndSequence();
   }
   RETURN_IF_ERROR(statistics.Finish());
   return statistics;

@@ -22,6 +22,8 @@ class InputStatistics {
 
   // The next rows [count, cols]. INVALID_ARGUMENT naming token and channel of a NaN or an infinity.
   absl::Status Add(std::span<const float> rows);
+  // The rows since the last call, at least one, were a sequence of the calibration set.
+  void EndSequence();
   // After the last row. INVALID_ARGUMENT when sums of products are beyond float32.
   absl::Status Finish();
 
@@ -42,11 +44,14 @@ class InputStatistics {
   int64_t seen_ = 0;
   std::vector<double> squares_, magnitudes_;  // sums
   std::vector<float> importance_, mean_magnitude_, minimum_, maximum_, gram_, samples_;
+  std::vector<float> least_, greatest_;  // of the sequences so far, the one that goes on last
+  bool within_sequence_ = false;
   std::vector<float> pending_;  // rows that wait for a full slice of the gram matrix
 };
 
-// The statistics of `inputs`, a float tensor [..., cols]. INVALID_ARGUMENT for another dtype or
-// shape, for no rows at all, and for what Add and Finish refuse.
+// The statistics of `inputs`, a float tensor [..., cols]: one sequence, or with three dimensions
+// and more as many as the first ones say. INVALID_ARGUMENT for another dtype or shape, for no rows
+// at all, and for what Add and Finish refuse.
 absl::StatusOr<InputStatistics> StatisticsOf(const TensorView& inputs, int64_t cols,
                                              const InputNeeds& needs);
 

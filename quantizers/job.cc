@@ -1,5 +1,6 @@
 #include "quantizers/job.h"
 
+#include <algorithm>
 #include <chrono>
 #include <fstream>
 
@@ -59,6 +60,12 @@ Job::Job(const ModelSource& source, const JobPlan& plan, const OutputOptions& op
 absl::StatusOr<QuantizeReport> Job::Run(const std::function<absl::Status()>& blocks) {
   const Clock::time_point start = Clock::now();
   ResetPeakResident();
+  const auto& parameters = plan_.parameters;
+  const bool found = !sink_.ScratchFiles().empty() ||
+                     std::any_of(parameters.begin(), parameters.end(),
+                                 [this](const auto& p) { return sink_.IsComplete(p); });
+  if (options_.resume && !found)
+    Warn("resume: found no interrupted job of this output; began anew");
   for (const PlannedParameter& parameter : plan_.parameters) {
     if (blocks && parameter.layer >= 0) continue;
     if (stopping()) return Stopped();

@@ -22,11 +22,14 @@ struct InputNeeds {
   bool importance = false;      // the mean square of every column
   bool mean_magnitude = false;  // the mean |x| of every column
   bool range = false;           // the least and the greatest value of every column
+  bool extremes = false;        // the least and the greatest value of every sequence
   bool gram = false;            // the sum over the tokens of x x^T; GPTQ's Hessian but for a factor
   int64_t sample_rows = 0;      // at most that many tokens' inputs, evenly spread
   bool optional = false;        // it also does without
 
-  bool any() const { return importance || mean_magnitude || range || gram || sample_rows > 0; }
+  bool any() const {
+    return importance || mean_magnitude || range || extremes || gram || sample_rows > 0;
+  }
   // Without them there is nothing to quantize by.
   bool required() const { return any() && !optional; }
 };
@@ -46,6 +49,8 @@ struct InputStats {
   std::span<const float> mean_magnitude;  // [cols] mean of |x|
   std::span<const float> minimum;         // [cols]
   std::span<const float> maximum;         // [cols]
+  std::span<const float> least;           // [sequences], in their order
+  std::span<const float> greatest;        // [sequences]
   std::span<const float> gram;            // [cols, cols] sum of x x^T, symmetric
   std::span<const float> samples;         // [at most sample_rows, cols] inputs, in their order
   int64_t tokens = 0;                     // that the statistics were taken over

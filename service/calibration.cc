@@ -8,6 +8,7 @@
 #include "models/calibration/block_model.h"
 #include "models/calibration/calibration_set.h"
 #include "models/importance.h"
+#include "quantizers/finite_source.h"
 #include "service/status.h"
 
 namespace quantd {
@@ -24,6 +25,12 @@ std::string IdentityOf(const TokenSequences& sequences) {
     for (const int32_t id : sequence) hash = (hash ^ static_cast<uint32_t>(id)) * 0x100000001b3u;
   }
   return absl::StrCat("text ", sequences.size(), " ", hash);
+}
+
+// The model as the job sees it.
+absl::StatusOr<std::unique_ptr<ModelSource>> SourceOf(const CalibrationJob& job) {
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, OpenModelSource(job.root, job.model));
+  return job.zero_nonfinite ? WithZerosForNonFinite(std::move(source)) : std::move(source);
 }
 
 std::shared_ptr<const Recipe> With(const CalibrationJob& job, ImportanceMatrix matrix) {
@@ -74,7 +81,7 @@ absl::StatusOr<std::shared_ptr<const Recipe>> RunCalibration(const CalibrationJo
   if (job.text.empty() || job.recipe->calibration()) return job.recipe;
   ASSIGN_OR_RETURN(const CalibrationText parsed, ParseCalibrationText(job.text));
   const std::string text = absl::StrJoin(parsed.samples, "\n");
-  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, OpenModelSource(job.root, job.model));
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, SourceOf(job));
   ImportanceOptions options;
   options.memory_limit_bytes = job.memory_limit;
   options.cancelled = [&control] { return control.cancel || control.drain; };
@@ -136,7 +143,7 @@ absl::StatusOr<CalibrationData> StartBlockCalibration(const CalibrationJob& job,
                                                       const BlockCalibration& plan,
                                                       JobControl& control) {
   const auto stopped = [&control] { return control.cancel || control.drain; };
-  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, OpenModelSource(job.root, job.model));
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, SourceOf(job));
   CalibrationData data;
   ASSIGN_OR_RETURN(data.model, OpenBlockModel(std::move(source),
                                               {.positions = plan.spec.seqlen, .stopped = stopped}));
@@ -145,7 +152,7 @@ absl::StatusOr<CalibrationData> StartBlockCalibration(const CalibrationJob& job,
   data.warnings = plan.warnings;
   data.sequences = [job, plan, stopped]() -> absl::StatusOr<TokenSequences> {
     if (plan.sequences != nullptr) return *plan.sequences;
-    ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> own, OpenModelSource(job.root, job.model));
+    ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> own, SourceOf(job));
     return WriteOwnText(
         std::move(own), plan.spec,
         {.seed = kOwnSeed, .memory_limit_bytes = job.memory_limit, .stopped = stopped});

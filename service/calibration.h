@@ -20,6 +20,7 @@ struct CalibrationJob {
   uint64_t memory_limit = 0;
   int64_t nsamples = 0, seqlen = 0;  // 0: the recipe's
   bool overwrite = false;            // the file that the measured matrix is written to
+  bool zero_nonfinite = false;       // of the weights, as in OutputOptions
 };
 
 // The recipe with stand-ins for what will be measured, to plan with. INVALID_ARGUMENT for a recipe

@@ -55,6 +55,7 @@ pb::Method ToMessage(const Method& method) {
   out.set_summary(method.summary);
   out.set_bits(method.bits);
   out.set_needs_calibration(method.needs_calibration);
+  out.set_takes_calibration(method.takes_calibration);
   out.set_on_the_fly(method.on_the_fly);
   out.set_serializable(method.serializable);
   out.set_lora(method.lora);
@@ -171,6 +172,7 @@ namespace {
 void FillFromLoaded(const Model& model, int active, pb::Model& out) {
   out.set_device(model.device());
   out.set_compute(model.compute() == Compute::kExact ? pb::COMPUTE_EXACT : pb::COMPUTE_FAST);
+  out.set_quantize_activations(model.quantizes_activations());
   const ModelMemory memory = model.memory();
   pb::MemoryFootprint& footprint = *out.mutable_memory();
   footprint.set_weight_bytes(static_cast<int64_t>(memory.weight_bytes));

@@ -28,6 +28,7 @@ absl::string_view StateName(ModelState state) {
 
 bool LoadSettings::SameAs(const LoadSettings& other) const {
   return device == other.device && compute == other.compute &&
+         quantize_activations == other.quantize_activations &&
          context_length == other.context_length && max_sequences == other.max_sequences &&
          recipe_key == other.recipe_key;
 }
@@ -218,6 +219,7 @@ absl::StatusOr<std::shared_ptr<Model>> ModelRepository::ReadModel(const EntryPtr
   LoadOptions options;
   options.device = settings.device;
   options.compute = settings.compute;
+  options.quantize_activations = settings.quantize_activations;
   options.context_length = settings.context_length;
   options.max_sequences = settings.max_sequences;
   ASSIGN_OR_RETURN(const ModelMemory estimate, Model::EstimateMemory(*source, options));

@@ -27,6 +27,7 @@ enum class ModelState { kUnloaded, kLoading, kReady, kUnloading, kFailed };
 struct LoadSettings {
   std::string device;
   Compute compute = Compute::kFast;
+  bool quantize_activations = false;
   int32_t context_length = 0;
   int32_t max_sequences = 16;
   // On-the-fly quantization; `recipe_key` spells the recipe for comparison, "" for none.

@@ -93,7 +93,8 @@ absl::StatusOr<OperationStore::Request> PrepareQuantize(
                                       .memory_limit = services.memory_limit,
                                       .nsamples = request.nsamples(),
                                       .seqlen = request.seqlen(),
-                                      .overwrite = output.overwrite};
+                                      .overwrite = output.overwrite,
+                                      .zero_nonfinite = output.zero_nonfinite};
   ASSIGN_OR_RETURN(recipe, PlanCalibration(calibration, *source));
   RETURN_IF_ERROR(gguf ? PlanGgufJob(*source, *recipe, request.model()).status()
                        : PlanFolderJob(*source, recipe.get(), std::nullopt).status());

@@ -169,6 +169,17 @@ class CpuBackend : public Backend {
     return absl::OkStatus();
   }
 
+  absl::Status RoundInputs(const DeviceArray& x, const InputRounding& rounding, int64_t tokens,
+                           DeviceArray& y) override {
+    if (x.rows() < tokens || y.rows() < tokens || x.cols() != y.cols()) {
+      return absl::InvalidArgumentError("rounding of inputs: the shapes do not fit together");
+    }
+    ForEachRow(tokens, [&](int64_t i) {
+      quantd::RoundInputs(rounding, AsCpu(x).row(i), x.cols(), AsCpu(y).row(i));
+    });
+    return absl::OkStatus();
+  }
+
   absl::Status SiluMul(const DeviceArray& stacked, int64_t tokens, DeviceArray& y) override {
     const int64_t width = y.cols();
     if (stacked.cols() != 2 * width || stacked.rows() < tokens || y.rows() < tokens) {

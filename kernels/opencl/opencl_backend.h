@@ -41,6 +41,8 @@ class OpenClBackend final : public Backend {
   absl::Status Attention(const AttentionArgs& args) override;
   absl::Status Normalize(const DeviceArray& x, const DeviceArray* residual, const Norm& norm,
                          int64_t tokens, DeviceArray& y) override;
+  absl::Status RoundInputs(const DeviceArray& x, const InputRounding& rounding, int64_t tokens,
+                           DeviceArray& y) override;
   absl::Status SiluMul(const DeviceArray& stacked, int64_t tokens, DeviceArray& y) override;
   absl::Status GatherRows(const DeviceArray& x, std::span<const int32_t> rows,
                           DeviceArray& y) override;

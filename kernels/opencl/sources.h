@@ -13,6 +13,7 @@ extern const char linear_block[];
 extern const char linear_gemm[];
 extern const char linear_gemv[];
 extern const char norm[];
+extern const char round_inputs[];
 extern const char weights[];
 
 }  // namespace quantd::opencl::source

@@ -69,13 +69,14 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelSource& source
                                                        const Options& options) {
   std::unique_ptr<Decoder> decoder(new Decoder(source.config(), backend, options));
   RETURN_IF_ERROR(decoder->LoadWeights(source));
+  if (options.round_inputs && !decoder->rounds_inputs_) return NoInputRounding();
   RETURN_IF_ERROR(decoder->AllocateWorkspace());
   return decoder;
 }
 
 absl::Status Decoder::LoadWeights(const ModelSource& source) {
   const std::string prefix = PrefixOf(source);
-  const PackOptions pack = {.compute = options_.compute};
+  const PackOptions pack = {.compute = options_.compute, .round_inputs = options_.round_inputs};
   const int64_t total = config_.num_hidden_layers + 2;
   ASSIGN_OR_RETURN(
       embedding_,
@@ -105,8 +106,9 @@ absl::StatusOr<Decoder::Layer> Decoder::LoadLayer(const ModelSource& source,
   const int64_t mlp = config_.intermediate_size;
   const int64_t q = config_.num_attention_heads * config_.head_dim;
   const int64_t kv = config_.num_key_value_heads * config_.head_dim;
-  const PackOptions pack = {.compute = options_.compute};
-  const PackOptions paired = {.compute = options_.compute, .pair_gate_up = true};
+  const PackOptions pack = {.compute = options_.compute, .round_inputs = options_.round_inputs};
+  const PackOptions paired = {
+      .compute = options_.compute, .pair_gate_up = true, .round_inputs = options_.round_inputs};
   const auto module = [&prefix](absl::string_view name) { return absl::StrCat(prefix, name); };
   const auto norm = [&](absl::string_view name) -> absl::StatusOr<std::unique_ptr<DeviceArray>> {
     ASSIGN_OR_RETURN(const std::vector<float> weight, ReadVector(source, module(name), hidden));
@@ -129,6 +131,7 @@ absl::StatusOr<Decoder::Layer> Decoder::LoadLayer(const ModelSource& source,
                    Linear::Load(source, backend_, {{module("mlp.down_proj"), hidden}}, mlp, pack));
   for (Linear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
     packed_bytes_.Add(*linear);
+    rounds_inputs_ = rounds_inputs_ || linear->rounds_inputs();
     linear->set_observer(options_.observer);
   }
   return layer;

@@ -34,6 +34,7 @@ class Decoder {
  public:
   struct Options {
     Compute compute = Compute::kFast;
+    bool round_inputs = false;          // PackOptions
     int32_t context_length = 0;         // positions of the rotary table
     int32_t max_batch_tokens = 0;       // rows of the workspace
     int32_t max_logit_rows = 0;         // rows that one call of Logits gives
@@ -77,6 +78,7 @@ class Decoder {
   Backend& backend_;
   const Options options_;
   PackedBytes packed_bytes_;
+  bool rounds_inputs_ = false;
   uint64_t workspace_bytes_ = 0;
 
   Linear embedding_;            // tied heads multiply by it too

@@ -94,6 +94,7 @@ absl::StatusOr<std::unique_ptr<Encoder>> Encoder::Load(const ModelSource& source
                                                        const Options& options) {
   std::unique_ptr<Encoder> encoder(new Encoder(source.config(), backend, options));
   RETURN_IF_ERROR(encoder->LoadWeights(source));
+  if (options.round_inputs && !encoder->rounds_inputs_) return NoInputRounding();
   RETURN_IF_ERROR(encoder->AllocateWorkspace());
   return encoder;
 }
@@ -161,7 +162,7 @@ absl::StatusOr<Encoder::Layer> Encoder::LoadLayer(const ModelSource& source,
                                                   const std::string& prefix) {
   const int64_t hidden = config_.hidden_size;
   const int64_t mlp = config_.intermediate_size;
-  const PackOptions pack = {.compute = options_.compute};
+  const PackOptions pack = {.compute = options_.compute, .round_inputs = options_.round_inputs};
   const auto module = [&prefix](absl::string_view name) { return absl::StrCat(prefix, name); };
   Layer layer;
   const std::vector<Linear::Part> qkv = {{module("attention.self.query"), hidden},
@@ -179,6 +180,7 @@ absl::StatusOr<Encoder::Layer> Encoder::LoadLayer(const ModelSource& source,
   ASSIGN_OR_RETURN(layer.output_norm, LoadNorm(source, module("output.LayerNorm")));
   for (Linear* linear : {&layer.qkv, &layer.output, &layer.up, &layer.down}) {
     packed_bytes_.Add(*linear);
+    rounds_inputs_ = rounds_inputs_ || linear->rounds_inputs();
     linear->set_observer(options_.observer);
   }
   return layer;

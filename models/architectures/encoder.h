@@ -32,6 +32,7 @@ class Encoder {
  public:
   struct Options {
     Compute compute = Compute::kFast;
+    bool round_inputs = false;          // PackOptions
     int32_t max_batch_tokens = 0;       // rows of the workspace, at least the longest sequence
     InputObserver* observer = nullptr;  // sees the inputs of the layers' matrices
     std::function<absl::Status(int64_t done, int64_t total)> on_progress;  // may cancel
@@ -74,6 +75,7 @@ class Encoder {
   const Options options_;
   const Activation activation_;
   PackedBytes packed_bytes_;
+  bool rounds_inputs_ = false;
   uint64_t workspace_bytes_ = 0;
 
   Linear words_;

@@ -42,13 +42,18 @@ absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
   if (method == "fp8" || method == "mxfp8") {
     ASSIGN_OR_RETURN(const FineGrainedFp8Config parsed,
                      ParseFineGrainedFp8Config(config.quantization_config));
-    Fp8Layout layout = FineGrainedFp8Layout(parsed.tile, parsed.scale_fmt == "ue8m0", config.dtype);
-    if (method == "mxfp8") layout.quant_method = "mxfp8";
+    Fp8Layout layout = FineGrainedFp8Layout(parsed.tile, parsed.scale_fmt == "ue8m0", config.dtype,
+                                            parsed.is_static());
+    if (method == "mxfp8") {
+      layout.quant_method = "mxfp8";
+      layout.inputs = {};  // groups under powers of two
+    }
     return std::make_unique<Fp8Codec>(layout);
   }
   if (method == "fbgemm_fp8") {
-    RETURN_IF_ERROR(ParseFbgemmFp8Config(config.quantization_config).status());
-    return std::make_unique<Fp8Codec>(FbgemmFp8Layout());
+    ASSIGN_OR_RETURN(const FbgemmFp8Config parsed,
+                     ParseFbgemmFp8Config(config.quantization_config));
+    return std::make_unique<Fp8Codec>(FbgemmFp8Layout(parsed.activation_scale_ub));
   }
   if (method == "eetq") {
     RETURN_IF_ERROR(ParseEetqConfig(config.quantization_config).status());

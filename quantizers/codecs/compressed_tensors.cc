@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/float_types.h"
 #include "quantizers/codecs/bit_packing.h"
+#include "quantizers/codecs/compressed_tensors_inputs.h"
 #include "quantizers/codecs/compressed_tensors_pack.h"
 #include "quantizers/codecs/nibbles.h"
 #include "quantizers/codecs/stored_tensors.h"
@@ -17,8 +18,7 @@
 namespace quantd {
 namespace {
 
-// Tensors of the weight itself, and those that only travel with it: activations are quantized while
-// a model runs.
+// Tensors of the weight itself, and those of activations, which are written again as they are.
 constexpr const char* kWeightNames[] = {"weight",       "weight_packed",     "weight_scale",
                                         "weight_shape", "weight_zero_point", "weight_global_scale",
                                         "weight_g_idx"};
@@ -364,6 +364,9 @@ absl::StatusOr<QuantizedTensor> CompressedTensorsCodec::Decode(const ModuleTenso
   RETURN_IF_ERROR(DecodeCodes(tensors, group, config_.version, &out));
   RETURN_IF_ERROR(DecodeZeroPoints(tensors, group, &out));
   RETURN_IF_ERROR(DecodeColumnOrder(tensors, &out));
+  if (group.inputs) {
+    ASSIGN_OR_RETURN(out.input.rounding, DecodeCtInputs(tensors, *group.inputs));
+  }
   for (const char* name : kTravellers) {
     if (!tensors.Has(name)) continue;
     ASSIGN_OR_RETURN(const Tensor traveller, tensors.Read(name));

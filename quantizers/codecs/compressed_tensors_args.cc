@@ -97,6 +97,7 @@ absl::Status ReadWords(ConfigFields& fields, CtArgs* args) {
     return fields.Wrong("dynamic", "true, false or \"local\"");
   }
   args->is_static = dynamic != true;
+  args->is_local = dynamic == "local";
   const nlohmann::json& order = fields.Raw("actorder");
   if (order == true || order == "group" || order == "dynamic") {
     args->is_grouped_by_activation = true;
@@ -104,6 +105,17 @@ absl::Status ReadWords(ConfigFields& fields, CtArgs* args) {
     return fields.Wrong("actorder", "\"weight\", \"static\", \"group\" or null");
   }
   return absl::OkStatus();
+}
+
+absl::Status ReadObserver(ConfigFields& fields, CtArgs* args) {
+  ASSIGN_OR_RETURN(const std::string observer, fields.String("observer", ""));
+  args->observer = absl::AsciiStrToLower(observer);
+  if (!fields.Has("observer_kwargs")) return absl::OkStatus();
+  ASSIGN_OR_RETURN(ConfigFields options,
+                   ConfigFields::Of(fields.Raw("observer_kwargs"), fields.Path("observer_kwargs")));
+  ASSIGN_OR_RETURN(args->averaging_constant, options.Float("averaging_constant", 0.01));
+  if (args->averaging_constant > 0 && args->averaging_constant <= 1) return absl::OkStatus();
+  return options.Wrong("averaging_constant", "a number above 0 and up to 1");
 }
 
 // As model_dump() writes it: what is unset of the lower half is left out.
@@ -164,6 +176,7 @@ absl::StatusOr<CtArgs> ParseCtArgs(const nlohmann::json& value, const std::strin
   RETURN_IF_ERROR(ReadStrategy(fields, &args));
   RETURN_IF_ERROR(ReadBlock(fields, &args));
   RETURN_IF_ERROR(ReadWords(fields, &args));
+  RETURN_IF_ERROR(ReadObserver(fields, &args));
   ASSIGN_OR_RETURN(const std::string scale, fields.String("scale_dtype", ""));
   args.scale_dtype = std::string(absl::StripPrefix(scale, "torch."));
   args.json = Serialized(fields, args);

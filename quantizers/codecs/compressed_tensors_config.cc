@@ -53,18 +53,19 @@ absl::StatusOr<std::optional<CtFormat>> ParseFormat(absl::string_view name,
                    "\", expected a compression format such as pack-quantized or float-quantized"));
 }
 
-// One of the activation entries: its JSON as upstream writes it, "null" when unset.
-absl::StatusOr<std::string> ParseActivations(ConfigFields& fields, absl::string_view key,
-                                             bool* is_static) {
-  if (!fields.Has(key)) return std::string("null");
+// One of the activation entries.
+absl::StatusOr<std::optional<CtArgs>> ParseActivations(ConfigFields& fields,
+                                                       absl::string_view key) {
+  if (!fields.Has(key)) return std::optional<CtArgs>();
   ASSIGN_OR_RETURN(const CtArgs args, ParseCtArgs(fields.Raw(key), fields.Path(key)));
   if (args.is_grouped_by_activation) {
     return absl::InvalidArgumentError(
         absl::StrCat(fields.Path(key), ".actorder: expected null for activations"));
   }
-  *is_static = *is_static || args.is_static;
-  return args.json;
+  return std::optional<CtArgs>(args);
 }
+
+std::string JsonOf(const std::optional<CtArgs>& args) { return args ? args->json : "null"; }
 
 absl::StatusOr<CtGroup> ParseScheme(const nlohmann::json& value,
                                     const std::vector<std::string>& targets,
@@ -75,10 +76,10 @@ absl::StatusOr<CtGroup> ParseScheme(const nlohmann::json& value,
   ASSIGN_OR_RETURN(const auto own_targets, fields.StringList("targets"));
   ASSIGN_OR_RETURN(group.targets, ModuleMatcher::Make(targets.empty() ? own_targets : targets,
                                                       where + ".targets"));
-  ASSIGN_OR_RETURN(group.input_activations,
-                   ParseActivations(fields, "input_activations", &group.has_static_activations));
-  ASSIGN_OR_RETURN(group.output_activations,
-                   ParseActivations(fields, "output_activations", &group.has_static_activations));
+  ASSIGN_OR_RETURN(group.inputs, ParseActivations(fields, "input_activations"));
+  ASSIGN_OR_RETURN(const auto outputs, ParseActivations(fields, "output_activations"));
+  group.has_static_outputs = outputs && outputs->is_static;
+  group.output_activations = JsonOf(outputs);
   ASSIGN_OR_RETURN(const std::string name, fields.String("format", ""));
   ASSIGN_OR_RETURN(std::optional<CtFormat> format, ParseFormat(name, where + ".format"));
   if (!format) format = global_format;
@@ -86,7 +87,7 @@ absl::StatusOr<CtGroup> ParseScheme(const nlohmann::json& value,
     const std::string path = where + ".weights";
     ASSIGN_OR_RETURN(CtArgs weights, ParseCtArgs(fields.Raw("weights"), path));
     RETURN_IF_ERROR(CheckCtWeights(weights, path));
-    group.format = format.value_or(InferCtFormat(weights, group.input_activations != "null"));
+    group.format = format.value_or(InferCtFormat(weights, group.inputs.has_value()));
     RETURN_IF_ERROR(CheckCtFormat(group.format, weights, where));
     group.weights = std::move(weights);
   }
@@ -149,7 +150,7 @@ absl::Status ParseGroups(ConfigFields& fields, CtConfig* config) {
 nlohmann::json GroupJson(const CtGroup& group) {
   nlohmann::json json = {
       {"format", nullptr},
-      {"input_activations", nlohmann::json::parse(group.input_activations)},
+      {"input_activations", nlohmann::json::parse(JsonOf(group.inputs))},
       {"output_activations", nlohmann::json::parse(group.output_activations)},
       {"targets", group.targets.targets()},
       {"weights", nullptr},
@@ -159,6 +160,22 @@ nlohmann::json GroupJson(const CtGroup& group) {
     json["weights"] = nlohmann::json::parse(group.weights->json);
   }
   return json;
+}
+
+// What a request says of activations, in place of what its scheme says: eight bits of the weights'
+// kind, one scale when static and one a token when dynamic.
+void SetActivations(const CtRequest& request, nlohmann::json* scheme) {
+  nlohmann::json& inputs = (*scheme)["input_activations"];
+  const nlohmann::json weights = scheme->value("weights", nlohmann::json::object());
+  if (request.activations == "none") inputs = nullptr;
+  const bool is_static = request.activations == "static";
+  if (is_static || request.activations == "dynamic") {
+    inputs = {{"num_bits", 8},
+              {"strategy", is_static ? "tensor" : "token"},
+              {"type", weights.value("type", "int")},
+              {"dynamic", !is_static}};
+  }
+  if (!request.observer.empty() && inputs.is_object()) inputs["observer"] = request.observer;
 }
 
 // The format of all groups, "mixed-precision" for several.
@@ -201,8 +218,9 @@ absl::StatusOr<CtConfig> ParseCtConfig(const std::string& json) {
   ASSIGN_OR_RETURN(const auto ignore, fields.StringList("ignore"));
   ASSIGN_OR_RETURN(config.ignore, ModuleMatcher::Make(ignore, "quantization_config.ignore"));
   ASSIGN_OR_RETURN(config.version, fields.String("version", ""));
-  ASSIGN_OR_RETURN(config.kv_cache_scheme,
-                   ParseActivations(fields, "kv_cache_scheme", &config.has_static_kv_cache));
+  ASSIGN_OR_RETURN(const auto cache, ParseActivations(fields, "kv_cache_scheme"));
+  config.kv_cache_scheme = JsonOf(cache);
+  config.has_static_kv_cache = cache && cache->is_static;
   return config;
 }
 
@@ -241,6 +259,7 @@ std::string CtRequestJson(const CtRequest& request) {
     if (!request.scale_dtype.empty()) weights["scale_dtype"] = request.scale_dtype;
     scheme["weights"] = weights;
   }
+  SetActivations(request, &scheme);
   scheme["targets"] = request.targets;
   if (!request.format.empty()) scheme["format"] = request.format;
   const nlohmann::json json = {{"quant_method", "compressed-tensors"},

@@ -33,10 +33,13 @@ struct CtArgs {
   int64_t block_rows = 0;  // kBlock
   int64_t block_cols = 0;
   bool is_static = true;  // dynamic: false; "local" counts as static, it needs a global scale
+  bool is_local = false;  // dynamic: "local"
   bool is_grouped_by_activation =
-      false;                // actorder "group": columns belong to groups by weight_g_idx
-  std::string scale_dtype;  // "" when unset, else "uint8", "float8_e4m3fn"
-  std::string json;         // the object as upstream writes it
+      false;                         // actorder "group": columns belong to groups by weight_g_idx
+  std::string scale_dtype;           // "" when unset, else "uint8", "float8_e4m3fn"
+  std::string observer;              // "" when unset, else as "minmax"
+  double averaging_constant = 0.01;  // of observer_kwargs
+  std::string json;                  // the object as upstream writes it
 
   BlockShape block() const;
 };
@@ -59,9 +62,11 @@ struct CtGroup {
   ModuleMatcher targets;
   std::optional<CtArgs> weights;  // unset: the weights stay as they are
   CtFormat format = CtFormat::kPackQuantized;
-  bool has_static_activations = false;
-  std::string input_activations;  // JSON as upstream writes it, "null" when unset
-  std::string output_activations;
+  std::optional<CtArgs> inputs;  // input_activations
+  bool has_static_outputs = false;
+  std::string output_activations;  // JSON as upstream writes it, "null" when unset
+
+  bool has_static_inputs() const { return inputs && inputs->is_static; }
 };
 
 struct CtConfig {
@@ -95,6 +100,8 @@ struct CtRequest {
   std::string block_structure;  // "128x128", "" when unset
   std::string scale_dtype;      // "uint8" for MX formats, "" when unset
   std::string format;           // "" infers it
+  std::string activations;      // "static", "dynamic" or "none" in place of the scheme's
+  std::string observer;         // of static activations; "" when unset
   std::vector<std::string> targets;
   std::vector<std::string> ignore;
 };

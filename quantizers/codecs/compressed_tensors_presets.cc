@@ -37,7 +37,7 @@ constexpr CtPreset kPresets[] = {
     {"NVFP4A16", "{" NVFP4_WEIGHTS "}"},
     {"NVFP4", "{" NVFP4_WEIGHTS R"(, "input_activations": {"num_bits": 4, "type": "float",)"
               R"( "strategy": "tensor_group", "group_size": 16, "dynamic": "local",)"
-              R"( "scale_dtype": "torch.float8_e4m3fn"}})"},
+              R"( "observer": "static_minmax", "scale_dtype": "torch.float8_e4m3fn"}})"},
     {"MXFP4A16", R"({"weights": )" MX_GROUPS(4) "}}"},
     {"MXFP4", R"({"weights": )" MX_GROUPS(4) R"(}, "input_activations": )" MX_GROUPS(
                   4) R"(, "dynamic": true}})"},

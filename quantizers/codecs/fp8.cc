@@ -12,8 +12,9 @@ namespace {
 
 // Spellings found in checkpoints besides the one that is written.
 constexpr const char* kOtherScaleNames[] = {"weight_scale_inv", "scale", "qscale_weight"};
-// Scales of activations: they travel with the weight.
-constexpr const char* kTravellers[] = {"activation_scale", "input_scale_ub"};
+// Scales of activations, which are written again as they are.
+constexpr char kInputScale[] = "activation_scale";
+constexpr const char* kTravellers[] = {kInputScale, "input_scale_ub"};
 
 constexpr char kScaleName[] = "fp8.scale_name";
 constexpr char kScaleDType[] = "fp8.scale_dtype";
@@ -33,22 +34,50 @@ std::vector<uint8_t> Exponents(const std::vector<float>& scales) {
 
 }  // namespace
 
-Fp8Layout FineGrainedFp8Layout(const BlockShape& tile, bool power_of_two, DType model_dtype) {
+Fp8Layout FineGrainedFp8Layout(const BlockShape& tile, bool power_of_two, DType model_dtype,
+                               bool static_inputs) {
   Fp8Layout layout;
   layout.quant_method = "fp8";
   layout.tile = tile;
   layout.dequantized_dtype = InfoOf(model_dtype).is_float ? model_dtype : DType::kBF16;
   layout.scale_name = "weight_scale_inv";
   layout.scale_dtype = power_of_two ? DType::kF8E8M0 : DType::kF32;
+  layout.inputs.values = InputRounding::Values::kE4M3;
+  layout.inputs.dynamic = !static_inputs;
+  layout.inputs.group = static_inputs ? 0 : tile.cols;
   return layout;
 }
 
-Fp8Layout FbgemmFp8Layout() {
+Fp8Layout FbgemmFp8Layout(double upper_bound) {
   Fp8Layout layout;
   layout.quant_method = "fbgemm_fp8";
   layout.tile = {.rows = 1, .cols = 0};
   layout.scale_name = "weight_scale";
+  layout.inputs.values = InputRounding::Values::kE4M3;
+  layout.inputs.dynamic = true;
+  layout.inputs.upper_bound = static_cast<float>(upper_bound);
+  layout.inputs.least_scale = 1.0f / (448.0f * 512.0f);
   return layout;
+}
+
+void SetFp8InputScale(float scale, QuantizedTensor* weight) {
+  weight->input.rounding = InputRounding{.values = InputRounding::Values::kE4M3, .scale = scale};
+  KeepTensor(kInputScale, FloatTensor(DType::kF32, {}, {scale}), &weight->attributes);
+}
+
+// With the stored scale where there is one for all inputs; kNone where it is missing.
+absl::StatusOr<InputRounding> Fp8Codec::DecodeInputs(const ModuleTensors& tensors) const {
+  InputRounding inputs = layout_.inputs;
+  if (inputs.dynamic || !inputs.any()) return inputs;
+  if (!tensors.Has(kInputScale)) return InputRounding();
+  ASSIGN_OR_RETURN(const std::vector<float> scale,
+                   ReadFiniteFloats(tensors, kInputScale, {DType::kF32, DType::kBF16, DType::kF16},
+                                    std::nullopt));
+  if (scale.size() != 1 || scale[0] <= 0) {
+    return TensorError(tensors, kInputScale, "expected one positive number");
+  }
+  inputs.scale = scale[0];
+  return inputs;
 }
 
 std::string Fp8Codec::FindScale(const ModuleTensors& tensors) const {
@@ -135,6 +164,7 @@ absl::StatusOr<QuantizedTensor> Fp8Codec::Decode(const ModuleTensors& tensors) c
     ASSIGN_OR_RETURN(const Tensor value, tensors.Read(name));
     KeepTensor(name, value, &out.attributes);
   }
+  ASSIGN_OR_RETURN(out.input.rounding, DecodeInputs(tensors));
   return out;
 }
 

@@ -14,10 +14,17 @@ struct Fp8Layout {
   DType dequantized_dtype = DType::kBF16;
   absl::string_view scale_name;     // as written
   DType scale_dtype = DType::kF32;  // as written
+  InputRounding inputs;             // what upstream does to them
 };
 
-Fp8Layout FineGrainedFp8Layout(const BlockShape& tile, bool power_of_two, DType model_dtype);
-Fp8Layout FbgemmFp8Layout();
+// Inputs get one stored scale (`static_inputs`), else one for as many columns as a tile has.
+Fp8Layout FineGrainedFp8Layout(const BlockShape& tile, bool power_of_two, DType model_dtype,
+                               bool static_inputs);
+// Inputs get a scale a token, of magnitudes up to `upper_bound`.
+Fp8Layout FbgemmFp8Layout(double upper_bound);
+
+// Adds FINEGRAINED_FP8's activation_scale to `weight`, as a tensor to write and as rounding.
+void SetFp8InputScale(float scale, QuantizedTensor* weight);
 
 class Fp8Codec : public Codec {
  public:
@@ -35,6 +42,7 @@ class Fp8Codec : public Codec {
   // The local name that holds the scales, by any of its spellings; "" when there is none.
   std::string FindScale(const ModuleTensors& tensors) const;
   absl::Status DecodeScales(const ModuleTensors& tensors, QuantizedTensor* out) const;
+  absl::StatusOr<InputRounding> DecodeInputs(const ModuleTensors& tensors) const;
 
   Fp8Layout layout_;
 };

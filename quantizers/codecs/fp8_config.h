@@ -19,6 +19,8 @@ struct FineGrainedFp8Config {
   BlockShape tile = {.rows = 128, .cols = 128};  // {0, 0}: one scale for the matrix
   std::string scale_fmt = "float";
   std::string expert_dtype = "fp8";
+
+  bool is_static() const { return activation_scheme == "static"; }
 };
 
 // INVALID_ARGUMENT names the key, found and expected. Also reads quant_method "mxfp8": tiles of

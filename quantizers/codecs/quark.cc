@@ -9,6 +9,7 @@
 #include "quantizers/codecs/bit_packing.h"
 #include "quantizers/codecs/compressed_tensors_pack.h"
 #include "quantizers/codecs/nibbles.h"
+#include "quantizers/codecs/quark_inputs.h"
 #include "quantizers/codecs/quark_pack.h"
 #include "quantizers/codecs/quark_plain.h"
 #include "quantizers/codecs/stored_tensors.h"
@@ -25,9 +26,10 @@ constexpr char kScale[] = "weight_scale";
 constexpr char kZeroPoint[] = "weight_zero_point";
 constexpr char kRawScale[] = "weight_quantizer.scale";
 constexpr char kRawZeroPoint[] = "weight_quantizer.zero_point";
-// Scales of activations: they travel with the weight.
-constexpr const char* kTravellers[] = {"input_scale", "input_zero_point", "output_scale",
-                                       "output_zero_point"};
+// Scales of activations, which are written again as they are.
+constexpr const char* kTravellers[] = {"input_scale",           "input_zero_point",
+                                       "output_scale",          "output_zero_point",
+                                       "input_quantizer.scale", "input_quantizer.zero_point"};
 
 constexpr char kDType[] = "quark.dtype";
 constexpr char kScheme[] = "quark.scheme";
@@ -350,6 +352,9 @@ absl::StatusOr<QuantizedTensor> QuarkCodec::Decode(const ModuleTensors& tensors)
   out.dequantized_dtype = model_dtype_;
   RETURN_IF_ERROR(DecodeParts(tensors, *spec, config_.reorder, &out));
   RETURN_IF_ERROR(KeepTravellers(tensors, &out));
+  if (const QuarkLayer* layer = config_.LayerOf(tensors.module()); layer->inputs) {
+    ASSIGN_OR_RETURN(out.input.rounding, DecodeQuarkInputs(tensors, *layer->inputs));
+  }
   MarkQuark(*spec, config_.reorder, &out);
   if (HasRawNames(tensors)) out.attributes[kRaw] = "yes";
   return out;

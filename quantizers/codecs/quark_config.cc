@@ -49,6 +49,8 @@ constexpr NamedSpec kSpecs[] = {
 constexpr const char* kOtherDTypes[] = {"mx",    "mx6",    "mx9",   "bfp16",
                                         "int16", "uint16", "int32", "fp8_e5m3"};
 
+constexpr char kTensorObserver[] = "PerTensorMinMaxObserver";
+
 // fnmatch: * and ? match anything, [...] a set; everything else stands for itself.
 std::string RegexOf(const std::string& glob) {
   std::string regex;
@@ -173,6 +175,25 @@ bool IsStatic(const json& spec) {
   return spec.is_object() && !(spec.contains("is_dynamic") && spec["is_dynamic"] == true);
 }
 
+// Activations with a scale that calibration gives.
+absl::StatusOr<QuarkSpec> ReadInputs(const json& value, const std::string& where) {
+  ASSIGN_OR_RETURN(const QuarkSpec spec, ReadSpec(value, where));
+  const auto refuse = [&](const char* key, absl::string_view expected) {
+    return absl::UnimplementedError(
+        absl::StrCat(where, ".", key, ": ", expected, " for inputs with static scales"));
+  };
+  if (spec.values != Values::kInteger && spec.values != Values::kFloat8) {
+    return refuse("dtype", "expected int2 to int8, uint2 to uint8, fp8_e4m3 or fp8_e5m2");
+  }
+  if (spec.scheme != QuarkScheme::kTensor) return refuse("qscheme", "expected per_tensor");
+  ASSIGN_OR_RETURN(ConfigFields fields, ConfigFields::Of(value, where));
+  ASSIGN_OR_RETURN(const std::string observer, fields.String("observer_cls", kTensorObserver));
+  if (observer != kTensorObserver) {
+    return refuse("observer_cls", absl::StrCat("expected ", kTensorObserver));
+  }
+  return spec;
+}
+
 absl::StatusOr<QuarkLayer> ReadLayer(const json& value, const std::string& where) {
   ASSIGN_OR_RETURN(ConfigFields fields, ConfigFields::Of(value, where));
   QuarkLayer layer;
@@ -180,10 +201,17 @@ absl::StatusOr<QuarkLayer> ReadLayer(const json& value, const std::string& where
     return absl::UnimplementedError(
         absl::StrCat(where, ".bias: quantized biases are not supported; expected null"));
   }
-  for (const char* key : {"input_tensors", "output_tensors"}) {
-    if (fields.Has(key)) {
-      layer.has_static_activations = layer.has_static_activations || IsStatic(fields.Raw(key));
-    }
+  if (fields.Has("input_tensors") && IsStatic(fields.Raw("input_tensors"))) {
+    const absl::StatusOr<QuarkSpec> inputs =
+        ReadInputs(fields.Raw("input_tensors"), absl::StrCat(where, ".input_tensors"));
+    if (inputs.ok()) layer.inputs = *inputs;
+    layer.cannot_be_made = inputs.status();
+  }
+  if (fields.Has("output_tensors") && IsStatic(fields.Raw("output_tensors"))) {
+    layer.cannot_be_made = absl::UnimplementedError(absl::StrCat(
+        where,
+        ".output_tensors: static scales of outputs are not supported; expected null or "
+        "is_dynamic: true"));
   }
   if (!fields.Has("weight")) return layer;
   ASSIGN_OR_RETURN(layer.weight, ReadSpec(fields.Raw("weight"), absl::StrCat(where, ".weight")));
@@ -247,10 +275,6 @@ bool Matches(const RE2& pattern, absl::string_view text) {
                        nullptr, 0);
 }
 
-const QuarkSpec* WeightOf(const QuarkLayer& layer) {
-  return layer.weight ? &*layer.weight : nullptr;
-}
-
 }  // namespace
 
 absl::string_view NameOf(QuarkScheme scheme) {
@@ -296,14 +320,19 @@ std::vector<std::string> QuarkDTypes() {
   return names;
 }
 
-const QuarkSpec* QuarkConfig::SpecOf(absl::string_view module) const {
+const QuarkLayer* QuarkConfig::LayerOf(absl::string_view module) const {
   for (const auto& pattern : exclude) {
     if (Matches(*pattern, module)) return nullptr;
   }
   for (const Rule& rule : layers) {
-    if (Matches(*rule.pattern, module)) return WeightOf(rule.layer);
+    if (Matches(*rule.pattern, module)) return &rule.layer;
   }
-  return WeightOf(linears ? *linears : global);
+  return linears ? &*linears : &global;
+}
+
+const QuarkSpec* QuarkConfig::SpecOf(absl::string_view module) const {
+  const QuarkLayer* layer = LayerOf(module);
+  return layer == nullptr || !layer->weight ? nullptr : &*layer->weight;
 }
 
 absl::StatusOr<QuarkConfig> ParseQuarkConfig(const std::string& text) {
@@ -324,69 +353,6 @@ absl::StatusOr<QuarkConfig> ParseQuarkConfig(const std::string& text) {
                              is_given("softmax_quant_spec");
   config.json = document.dump(-1, ' ', false, json::error_handler_t::replace);
   return config;
-}
-
-std::string QuarkRequestJson(const QuarkRequest& request) {
-  const std::optional<QuarkSpec> spec = QuarkSpecNamed(request.dtype);
-  const bool plain = spec && spec->values == Values::kPlain;
-  const bool mx = spec && spec->values == Values::kMicroscaling;
-  std::string scheme = request.qscheme;
-  if (scheme.empty()) {
-    scheme = spec && spec->values == Values::kFloat8 ? "per_tensor" : "per_group";
-  }
-  const char* observer = plain                     ? "PlaceholderObserver"
-                         : mx                      ? "PerBlockMXObserver"
-                         : scheme == "per_tensor"  ? "PerTensorMinMaxObserver"
-                         : scheme == "per_channel" ? "PerChannelMinMaxObserver"
-                                                   : "PerGroupMinMaxObserver";
-  json weight = {{"dtype", request.dtype},       {"observer_cls", observer},
-                 {"zero_point_type", "int32"},   {"is_scale_quant", false},
-                 {"enable_buffer_reuse", false}, {"max_input_numel", 4194304}};
-  for (const char* key :
-       {"is_dynamic", "qscheme", "ch_axis", "group_size", "symmetric", "round_method", "scale_type",
-        "scale_format", "scale_calculation_mode", "mx_element_dtype", "block_size"}) {
-    weight[key] = nullptr;
-  }
-  if (!plain) {
-    weight["is_dynamic"] = false;
-    weight["qscheme"] = scheme;
-    weight["round_method"] = "half_even";
-    weight["scale_type"] = "float";
-    if (!mx) weight["symmetric"] = request.symmetric;
-  }
-  if (!plain && scheme == "per_channel") weight["ch_axis"] = 0;
-  if (!plain && scheme == "per_group") {
-    weight["ch_axis"] = -1;
-    weight["group_size"] = request.group_size;
-  }
-  if (mx) {
-    weight["scale_format"] = "e8m0";
-    weight["scale_calculation_mode"] =
-        request.scale_calculation_mode.empty() ? "even" : request.scale_calculation_mode;
-  }
-  const json document = {{"quant_method", "quark"},
-                         {"quant_mode", "eager_mode"},
-                         {"version", "0.13"},
-                         {"algo_config", nullptr},
-                         {"exclude", request.exclude},
-                         {"export",
-                          {{"kv_cache_group", json::array()},
-                           {"min_kv_scale", 0.0},
-                           {"pack_method", request.pack_method},
-                           {"weight_format", "real_quantized"},
-                           {"weight_merge_groups", nullptr}}},
-                         {"global_quant_config",
-                          {{"weight", weight},
-                           {"input_tensors", nullptr},
-                           {"output_tensors", nullptr},
-                           {"bias", nullptr},
-                           {"target_device", nullptr}}},
-                         {"layer_quant_config", json::object()},
-                         {"layer_type_quant_config", json::object()},
-                         {"kv_cache_quant_config", json::object()},
-                         {"kv_cache_post_rope", false},
-                         {"softmax_quant_spec", nullptr}};
-  return document.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 }  // namespace quantd

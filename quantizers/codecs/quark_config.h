@@ -45,7 +45,11 @@ std::optional<QuarkSpec> QuarkSpecNamed(absl::string_view dtype);
 
 struct QuarkLayer {
   std::optional<QuarkSpec> weight;
-  bool has_static_activations = false;
+  // input_tensors with one static scale, integers or fp8; their scales are in the file.
+  std::optional<QuarkSpec> inputs;
+  // Why scales of activations that the file has cannot be made: two-stage specs, groups, outputs,
+  // observers other than PerTensorMinMaxObserver.
+  absl::Status cannot_be_made;
 };
 
 struct QuarkConfig {
@@ -64,6 +68,8 @@ struct QuarkConfig {
 
   // nullptr when the module stays as it is.
   const QuarkSpec* SpecOf(absl::string_view module) const;
+  // That of a module that is not excluded; whether its weight is quantized, it says itself.
+  const QuarkLayer* LayerOf(absl::string_view module) const;
 };
 
 // INVALID_ARGUMENT names key, found and expected; UNIMPLEMENTED for what upstream has and we do
@@ -77,6 +83,8 @@ struct QuarkRequest {
   int64_t group_size = 0;
   bool symmetric = true;
   std::string scale_calculation_mode;  // "": even
+  std::string input_dtype;             // of inputs with one static scale; "": not quantized
+  bool input_symmetric = true;
   std::string pack_method = "reorder";
   std::vector<std::string> exclude;
 };

@@ -1,17 +1,19 @@
-// compressed-tensors: every data-free scheme of llm-compressor, by preset or by its numbers.
+// compressed-tensors: llm-compressor's rounding to nearest, by preset or by its numbers, with
+// static scales of activations where a calibration gives them.
 #include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "quantizers/codecs/compressed_tensors.h"
+#include "quantizers/codecs/compressed_tensors_inputs.h"
 #include "quantizers/codecs/compressed_tensors_presets.h"
 #include "quantizers/method.h"
+#include "quantizers/solvers/activation_range.h"
 #include "quantizers/solvers/min_max.h"
 
 namespace quantd {
 namespace {
 
-MinMaxSpec SpecOf(const CtGroup& group) {
-  const CtArgs& args = *group.weights;
+MinMaxSpec SpecOf(const CtArgs& args) {
   MinMaxSpec spec;
   spec.bits = args.num_bits;
   spec.symmetric = args.symmetric;
@@ -21,6 +23,11 @@ MinMaxSpec SpecOf(const CtGroup& group) {
                   : args.num_bits == 6 ? MinMaxSpec::Values::kE2M3
                                        : MinMaxSpec::Values::kE2M1;
   }
+  return spec;
+}
+
+MinMaxSpec SpecOf(const CtGroup& group) {
+  MinMaxSpec spec = SpecOf(*group.weights);
   if (group.format == CtFormat::kNvfp4Pack) spec.scales = MinMaxSpec::Scales::kTwoLevel;
   if (group.format == CtFormat::kMxfp4Pack || group.format == CtFormat::kMxfp6Pack ||
       group.format == CtFormat::kMxfp8) {
@@ -32,14 +39,17 @@ MinMaxSpec SpecOf(const CtGroup& group) {
 class CtScheme : public Scheme {
  public:
   explicit CtScheme(const CtGroup& group)
-      : format_(group.format), args_(*group.weights), spec_(SpecOf(group)) {}
+      : format_(group.format), args_(*group.weights), inputs_(group.inputs), spec_(SpecOf(group)) {}
 
   std::string Describe() const override {
     std::string text =
         absl::StrCat(args_.is_float ? "float" : "int", args_.num_bits, " ", NameOf(args_.strategy));
     if (args_.group_size > 0) absl::StrAppend(&text, " ", args_.group_size);
     if (args_.block_rows > 0) absl::StrAppend(&text, " ", args_.block_rows, "x", args_.block_cols);
-    return absl::StrCat(text, args_.symmetric ? "" : " asymmetric", ", ", NameOf(format_));
+    absl::StrAppend(&text, args_.symmetric ? "" : " asymmetric", ", ", NameOf(format_));
+    if (!has_static_inputs()) return text;
+    return absl::StrCat(text, ", static ", inputs_->is_float ? "float" : "int", inputs_->num_bits,
+                        inputs_->symmetric ? "" : " asymmetric", " inputs");
   }
 
   absl::Status CheckShape(int64_t rows, int64_t cols) const override {
@@ -49,17 +59,45 @@ class CtScheme : public Scheme {
                      " columns of the matrix; choose a divisor or strategy channel"));
   }
 
+  InputNeeds Needs() const override { return {.extremes = has_static_inputs()}; }
+
   absl::StatusOr<QuantizedTensor> Quantize(const TensorView& weight,
-                                           const InputStats*) const override {
+                                           const InputStats* stats) const override {
     if (weight.shape.size() == 2) RETURN_IF_ERROR(CheckShape(weight.shape[0], weight.shape[1]));
     ASSIGN_OR_RETURN(QuantizedTensor out, QuantizeMinMax(weight, spec_));
     MarkCompressedTensors(format_, args_.strategy, &out);
+    if (has_static_inputs()) {
+      RETURN_IF_ERROR(ScaleInputs(weight.dtype, stats, &out));
+    } else if (inputs_) {
+      out.input.rounding = DynamicCtInputs(*inputs_);
+    }
     return out;
   }
 
  private:
+  bool has_static_inputs() const { return inputs_ && inputs_->is_static; }
+
+  // The observers' names are those of initialize_observer, which takes minmax where none is named.
+  absl::Status ScaleInputs(DType dtype, const InputStats* stats, QuantizedTensor* out) const {
+    using Kind = RangeObserver::Kind;
+    const RangeObserver observer = {.kind = inputs_->observer == "static_minmax" ? Kind::kAll
+                                            : inputs_->observer == "memoryless_minmax"
+                                                ? Kind::kLast
+                                                : Kind::kAverage,
+                                    .averaging_constant = inputs_->averaging_constant};
+    ASSIGN_OR_RETURN(const Tensor range, ObservedRange(stats, observer, dtype));
+    MinMaxSpec spec = SpecOf(*inputs_);
+    spec.block = {.rows = 0, .cols = 0};
+    if (inputs_->is_local) spec.scales = MinMaxSpec::Scales::kTwoLevel;
+    ASSIGN_OR_RETURN(const QuantizedTensor rounded, QuantizeMinMax(range, spec));
+    SetCtInputScale(*inputs_, inputs_->is_local ? rounded.nested->super_scale[0] : rounded.scale[0],
+                    rounded.zero_point.empty() ? 0 : rounded.zero_point[0], dtype, out);
+    return absl::OkStatus();
+  }
+
   CtFormat format_;
   CtArgs args_;
+  std::optional<CtArgs> inputs_;
   MinMaxSpec spec_;
 };
 
@@ -83,6 +121,15 @@ class CtRecipe : public Recipe {
   std::string QuantizationConfig(const ModelConfig&) const override {
     return WriteCtConfig(config_);
   }
+  // llm-compressor 0.14 observes the inputs of the original model: its pipeline disables
+  // quantization in all forward passes (DisableQuantization), and the weights stay what they are.
+  std::optional<CalibrationSpec> calibration() const override {
+    for (const CtGroup& group : config_.groups) {
+      if (!group.weights || !group.has_static_inputs()) continue;
+      return CalibrationSpec{.nsamples = 512, .true_sequential = false, .quantized_inputs = false};
+    }
+    return std::nullopt;
+  }
 
  private:
   CtConfig config_;
@@ -90,19 +137,29 @@ class CtRecipe : public Recipe {
   std::vector<std::unique_ptr<CtScheme>> schemes_;  // one per group
 };
 
-// What can be read but not made without data.
-absl::Status CheckDataFree(const CtConfig& config) {
+// What can be read but not made.
+absl::Status CheckCanBeMade(const CtConfig& config) {
   if (config.has_static_kv_cache) {
     return absl::UnimplementedError(
-        "kv_cache_scheme: a static scheme needs calibration; expected null or dynamic: true");
+        "kv_cache_scheme: static scales of keys and values are not supported; expected null or "
+        "dynamic: true");
   }
   for (const CtGroup& group : config.groups) {
-    if (group.has_static_activations) {
+    const std::string where =
+        absl::StrCat("activations of the group that targets ",
+                     group.targets.targets().empty() ? "nothing" : group.targets.targets()[0]);
+    if (group.has_static_outputs) {
       return absl::UnimplementedError(
-          absl::StrCat("activations of the group that targets ",
-                       group.targets.targets().empty() ? "nothing" : group.targets.targets()[0],
-                       " are static and need calibration; use dynamic: true, for example the "
-                       "schemes FP8_DYNAMIC, W8A8 or NVFP4A16"));
+          absl::StrCat(where,
+                       ": output_activations: static scales of outputs are not supported; "
+                       "expected null or dynamic: true"));
+    }
+    if (group.has_static_inputs()) {
+      if (!group.weights) {
+        return absl::UnimplementedError(absl::StrCat(
+            where, ": input_activations: static scales need weights that are quantized as well"));
+      }
+      RETURN_IF_ERROR(CheckStaticInputs(*group.inputs, absl::StrCat(where, ": input_activations")));
     }
     if (group.weights && group.weights->is_grouped_by_activation) {
       return absl::InvalidArgumentError(
@@ -115,7 +172,7 @@ absl::Status CheckDataFree(const CtConfig& config) {
 
 absl::StatusOr<std::unique_ptr<Recipe>> FromConfig(const std::string& json) {
   ASSIGN_OR_RETURN(CtConfig config, ParseCtConfig(json));
-  RETURN_IF_ERROR(CheckDataFree(config));
+  RETURN_IF_ERROR(CheckCanBeMade(config));
   return std::make_unique<CtRecipe>(std::move(config));
 }
 
@@ -141,6 +198,14 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   request.block_structure = options.String("block_structure");
   request.scale_dtype = options.String("scale_dtype");
   request.format = options.String("format");
+  request.activations = options.String("activations");
+  request.observer = options.String("observer");
+  if (options.IsSet("observer") && !request.observer.empty() && request.activations != "static" &&
+      request.scheme != "FP8" && request.scheme != "NVFP4") {
+    return absl::InvalidArgumentError(
+        "compressed-tensors: option observer belongs to static activations; set "
+        "activations=static, or leave it out");
+  }
   request.targets = options.StringList("targets");
   request.ignore = options.StringList("ignore");
   // The default belongs to the group strategy alone.
@@ -179,6 +244,19 @@ std::vector<OptionSpec> CtOptions() {
        "storage format; unset: inferred as upstream does",
        {"", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized",
         "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized", "mxfp8-quantized"}},
+      {"activations",
+       Type::kString,
+       "",
+       "8-bit inputs: one scale of a calibration (static), one a token found at run time "
+       "(dynamic), "
+       "or none; unset: the scheme's",
+       {"", "none", "dynamic", "static"}},
+      {"observer",
+       Type::kString,
+       "",
+       "the range of static inputs: averaged over the sequences (minmax, the default), over all of "
+       "them, or of the last",
+       {"", "minmax", "static_minmax", "memoryless_minmax"}},
       {"targets",
        Type::kStringList,
        "Linear",
@@ -195,6 +273,7 @@ Method CompressedTensorsMethod() {
   method.name = "compressed-tensors";
   method.summary = "int1 to int8, fp8, NVFP4 and MX weights by tensor, channel, group or block";
   method.bits = "1-8";
+  method.takes_calibration = true;
   method.upstream = "Transformers 5.23 with compressed-tensors 0.20.0; vLLM";
   method.options = CtOptions();
   method.bits_option = "num_bits";

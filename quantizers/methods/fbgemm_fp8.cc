@@ -22,7 +22,7 @@ class RowScheme : public Scheme {
 class FbgemmRecipe : public Recipe {
  public:
   explicit FbgemmRecipe(FbgemmFp8Config config)
-      : config_(std::move(config)), codec_(FbgemmFp8Layout()) {}
+      : config_(std::move(config)), codec_(FbgemmFp8Layout(config_.activation_scale_ub)) {}
 
   absl::string_view method() const override { return "fbgemm_fp8"; }
   const Scheme* SchemeFor(const ModuleInfo& module, const ModelConfig&) const override {

@@ -1,11 +1,16 @@
 // FINEGRAINED_FP8: float8_e4m3fn in tiles, as DeepSeek publishes its models.
+#include <algorithm>
+#include <cmath>
 #include <memory>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "core/float_types.h"
 #include "quantizers/codecs/fp8.h"
 #include "quantizers/codecs/fp8_config.h"
+#include "quantizers/grids/small_floats.h"
 #include "quantizers/method.h"
+#include "quantizers/solvers/activation_range.h"
 #include "quantizers/solvers/fp8.h"
 
 namespace quantd {
@@ -14,12 +19,15 @@ namespace {
 class TileScheme : public Scheme {
  public:
   explicit TileScheme(const FineGrainedFp8Config& config)
-      : tile_(config.tile), power_of_two_(config.scale_fmt == "ue8m0") {}
+      : tile_(config.tile),
+        power_of_two_(config.scale_fmt == "ue8m0"),
+        static_inputs_(config.is_static()) {}
 
   std::string Describe() const override {
     const std::string tile =
         tile_.rows > 0 ? absl::StrCat("tiles of ", tile_.rows, "x", tile_.cols) : "one scale";
-    return absl::StrCat("fp8 ", tile, power_of_two_ ? ", power-of-two scales" : "");
+    return absl::StrCat("fp8 ", tile, power_of_two_ ? ", power-of-two scales" : "",
+                        static_inputs_ ? ", static inputs" : "");
   }
   // Upstream leaves a matrix alone that is no whole number of tiles.
   bool Fits(int64_t rows, int64_t cols) const {
@@ -31,15 +39,26 @@ class TileScheme : public Scheme {
         absl::StrCat("a matrix of ", rows, "x", cols, " is no whole number of tiles of ",
                      tile_.rows, "x", tile_.cols, "; choose another weight_block_size"));
   }
+  InputNeeds Needs() const override { return {.extremes = static_inputs_}; }
+
+  // Upstream leaves static scales to whoever publishes the model; these are the largest input over
+  // the largest number of the format.
   absl::StatusOr<QuantizedTensor> Quantize(const TensorView& weight,
-                                           const InputStats*) const override {
+                                           const InputStats* stats) const override {
     if (weight.shape.size() == 2) RETURN_IF_ERROR(CheckShape(weight.shape[0], weight.shape[1]));
-    return QuantizeTilesFp8(weight, tile_, power_of_two_);
+    ASSIGN_OR_RETURN(QuantizedTensor out, QuantizeTilesFp8(weight, tile_, power_of_two_));
+    if (!static_inputs_) return out;
+    ASSIGN_OR_RETURN(const Tensor range,
+                     ObservedRange(stats, {.kind = RangeObserver::Kind::kAll}, DType::kF32));
+    const float largest = std::max(std::fabs(LoadFloat(range, 0)), std::fabs(LoadFloat(range, 1)));
+    SetFp8InputScale(largest > 0 ? largest / kE4M3Max : 1.0f, &out);
+    return out;
   }
 
  private:
   BlockShape tile_;
   bool power_of_two_;
+  bool static_inputs_;
 };
 
 class Fp8Recipe : public Recipe {
@@ -47,7 +66,8 @@ class Fp8Recipe : public Recipe {
   explicit Fp8Recipe(FineGrainedFp8Config config)
       : config_(std::move(config)),
         scheme_(config_),
-        codec_(FineGrainedFp8Layout(config_.tile, config_.scale_fmt == "ue8m0", DType::kBF16)) {}
+        codec_(FineGrainedFp8Layout(config_.tile, config_.scale_fmt == "ue8m0", DType::kBF16,
+                                    config_.is_static())) {}
 
   absl::string_view method() const override { return "fp8"; }
 
@@ -59,6 +79,10 @@ class Fp8Recipe : public Recipe {
   std::string QuantizationConfig(const ModelConfig&) const override {
     return WriteFineGrainedFp8Config(config_);
   }
+  std::optional<CalibrationSpec> calibration() const override {
+    if (!config_.is_static()) return std::nullopt;
+    return CalibrationSpec{.nsamples = 512, .true_sequential = false, .quantized_inputs = false};
+  }
 
  private:
   FineGrainedFp8Config config_;
@@ -68,10 +92,6 @@ class Fp8Recipe : public Recipe {
 
 absl::StatusOr<std::unique_ptr<Recipe>> MakeFp8(FineGrainedFp8Config config) {
   RETURN_IF_ERROR(CheckFineGrainedFp8Config(config));
-  if (config.activation_scheme == "static") {
-    return absl::UnimplementedError(
-        "activation_scheme: static scales need calibration; expected dynamic");
-  }
   if (config.has_modules_to_convert) {
     return absl::UnimplementedError(
         "modules_to_convert: embedding tables in fp8 are not supported; expected null");
@@ -120,6 +140,7 @@ Method FineGrainedFp8Method() {
   method.name = "fp8";
   method.summary = "FINEGRAINED_FP8: float8_e4m3fn tiles with float or power-of-two scales";
   method.bits = std::string("8");
+  method.takes_calibration = true;
   method.upstream = "Transformers 5.23";
   method.options = {
       {"weight_block_size",
@@ -135,7 +156,7 @@ Method FineGrainedFp8Method() {
       {"activation_scheme",
        Type::kString,
        "dynamic",
-       "how upstream scales inputs; static needs calibration",
+       "how upstream scales inputs: as they come, or with one scale of a calibration",
        {"dynamic", "static"}},
       {"modules_to_not_convert",
        Type::kStringList,

@@ -133,6 +133,7 @@ Method GgufMethod() {
   method.summary =
       "llama.cpp block types: K-quants, legacy, IQ, ternary and FP4, as one .gguf file";
   method.bits = "1-8";
+  method.takes_calibration = true;
   method.upstream = "llama.cpp (ggml 0.25.3); transformers 5.23 with gguf 0.19";
   method.options = {
       {"type", Type::kString, "Q4_K_M", "file type, a mixture of block types", AllowedFileTypes()},

@@ -1,12 +1,15 @@
-// AMD Quark: int2 to int8, fp8 and Microscaling weights as its Hugging Face export writes them.
+// AMD Quark: int2 to int8, fp8 and Microscaling weights as its Hugging Face export writes them,
+// with static scales of activations where a calibration gives them.
 #include <memory>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "quantizers/codecs/quark.h"
+#include "quantizers/codecs/quark_inputs.h"
 #include "quantizers/codecs/quark_pack.h"
 #include "quantizers/codecs/quark_plain.h"
 #include "quantizers/method.h"
+#include "quantizers/solvers/activation_range.h"
 #include "quantizers/solvers/observer.h"
 
 namespace quantd {
@@ -20,11 +23,37 @@ SharedExponent ExponentOf(QuarkExponent exponent) {
                                             : SharedExponent::kEven;
 }
 
+absl::StatusOr<QuantizedTensor> Solve(const TensorView& weight, const QuarkSpec& spec) {
+  switch (spec.values) {
+    case Values::kInteger:
+      return QuantizeObservedIntegers(weight, {.bits = spec.bits,
+                                               .is_signed = spec.is_signed,
+                                               .symmetric = spec.symmetric,
+                                               .block = spec.block(),
+                                               .scale_dtype = spec.scale_dtype});
+    case Values::kFloat8:
+      return QuantizeObservedFloat8(weight, spec.block(), spec.stored_dtype, spec.scale_dtype);
+    case Values::kMicroscaling: {
+      const MicroscalingValues values = spec.bits == 4             ? MicroscalingValues::kE2M1
+                                        : spec.dtype == "fp6_e2m3" ? MicroscalingValues::kE2M3
+                                                                   : MicroscalingValues::kE3M2;
+      return QuantizeMicroscaling(weight, spec.group_size, values, ExponentOf(spec.exponent));
+    }
+    case Values::kPlain:
+      break;
+  }
+  return QuarkPlain(weight, spec.stored_dtype);
+}
+
 class QuarkMatrixScheme : public Scheme {
  public:
-  QuarkMatrixScheme(QuarkSpec spec, bool reorder) : spec_(std::move(spec)), reorder_(reorder) {}
+  QuarkMatrixScheme(const QuarkLayer& layer, bool reorder)
+      : spec_(*layer.weight), inputs_(layer.inputs), reorder_(reorder) {}
 
-  std::string Describe() const override { return spec_.Describe(); }
+  std::string Describe() const override {
+    return absl::StrCat(spec_.Describe(),
+                        inputs_ ? absl::StrCat(", static ", inputs_->Describe(), " inputs") : "");
+  }
 
   // What upstream's packing cannot hold is refused, not padded: its loader could not read it.
   absl::Status CheckShape(int64_t rows, int64_t cols) const override {
@@ -49,11 +78,20 @@ class QuarkMatrixScheme : public Scheme {
                    : absl::OkStatus();
   }
 
+  InputNeeds Needs() const override { return {.extremes = inputs_.has_value()}; }
+
   absl::StatusOr<QuantizedTensor> Quantize(const TensorView& weight,
-                                           const InputStats*) const override {
+                                           const InputStats* stats) const override {
     if (weight.shape.size() == 2) RETURN_IF_ERROR(CheckShape(weight.shape[0], weight.shape[1]));
-    ASSIGN_OR_RETURN(QuantizedTensor out, Solve(weight));
+    ASSIGN_OR_RETURN(QuantizedTensor out, Solve(weight, spec_));
     MarkQuark(spec_, reorder_, &out);
+    if (!inputs_) return out;
+    ASSIGN_OR_RETURN(const Tensor range,
+                     ObservedRange(stats, {.kind = RangeObserver::Kind::kAll}, weight.dtype));
+    ASSIGN_OR_RETURN(const QuantizedTensor rounded, Solve(range, *inputs_));
+    SetQuarkInputScale(*inputs_, rounded.scale[0],
+                       rounded.zero_point.empty() ? 0 : rounded.zero_point[0], rounded.scale_dtype,
+                       &out);
     return out;
   }
 
@@ -65,29 +103,8 @@ class QuarkMatrixScheme : public Scheme {
                      spec_.dtype, "; exclude the module or choose another dtype"));
   }
 
-  absl::StatusOr<QuantizedTensor> Solve(const TensorView& weight) const {
-    switch (spec_.values) {
-      case Values::kInteger:
-        return QuantizeObservedIntegers(weight, {.bits = spec_.bits,
-                                                 .is_signed = spec_.is_signed,
-                                                 .symmetric = spec_.symmetric,
-                                                 .block = spec_.block(),
-                                                 .scale_dtype = spec_.scale_dtype});
-      case Values::kFloat8:
-        return QuantizeObservedFloat8(weight, spec_.block(), spec_.stored_dtype, spec_.scale_dtype);
-      case Values::kMicroscaling: {
-        const MicroscalingValues values = spec_.bits == 4             ? MicroscalingValues::kE2M1
-                                          : spec_.dtype == "fp6_e2m3" ? MicroscalingValues::kE2M3
-                                                                      : MicroscalingValues::kE3M2;
-        return QuantizeMicroscaling(weight, spec_.group_size, values, ExponentOf(spec_.exponent));
-      }
-      case Values::kPlain:
-        break;
-    }
-    return QuarkPlain(weight, spec_.stored_dtype);
-  }
-
   QuarkSpec spec_;
+  std::optional<QuarkSpec> inputs_;  // with a static scale
   bool reorder_;
 };
 
@@ -107,38 +124,45 @@ class QuarkRecipe : public Recipe {
   }
   const Codec* codec() const override { return &codec_; }
   std::string QuantizationConfig(const ModelConfig&) const override { return config_.json; }
+  // Quark observes the inputs of the original model: quantizers of weights and of activations are
+  // off while it calibrates (quantization/api.py, _do_calibration).
+  std::optional<CalibrationSpec> calibration() const override {
+    if (!is_calibrated_) return std::nullopt;
+    return CalibrationSpec{.nsamples = 512, .true_sequential = false, .quantized_inputs = false};
+  }
 
  private:
   void AddScheme(const QuarkLayer& layer) {
     if (!layer.weight) return;
-    schemes_.emplace(&*layer.weight,
-                     std::make_unique<QuarkMatrixScheme>(*layer.weight, config_.reorder));
+    schemes_.emplace(&*layer.weight, std::make_unique<QuarkMatrixScheme>(layer, config_.reorder));
+    is_calibrated_ = is_calibrated_ || layer.inputs;
   }
 
   QuarkConfig config_;
   QuarkCodec codec_;
   std::map<const QuarkSpec*, std::unique_ptr<QuarkMatrixScheme>> schemes_;
+  bool is_calibrated_ = false;
 };
 
-// What can be read but not made without data.
-absl::Status CheckDataFree(const QuarkConfig& config) {
-  const auto is_static = [](const QuarkLayer& layer) { return layer.has_static_activations; };
-  bool any = is_static(config.global) || (config.linears && is_static(*config.linears));
-  for (const QuarkConfig::Rule& rule : config.layers) any = any || is_static(rule.layer);
-  if (any) {
+// What can be read but not made.
+absl::Status CheckCanBeMade(const QuarkConfig& config) {
+  const auto check = [](const QuarkLayer& layer) {
+    if (layer.weight || !layer.inputs) return layer.cannot_be_made;
     return absl::UnimplementedError(
-        "input_tensors, output_tensors: static scales of activations need calibration; expected "
-        "null or is_dynamic: true");
-  }
+        "input_tensors: static scales need weights that are quantized as well");
+  };
+  RETURN_IF_ERROR(check(config.global));
+  if (config.linears) RETURN_IF_ERROR(check(*config.linears));
+  for (const QuarkConfig::Rule& rule : config.layers) RETURN_IF_ERROR(check(rule.layer));
   if (!config.needs_calibration) return absl::OkStatus();
   return absl::UnimplementedError(
-      "algo_config, kv_cache_quant_config, softmax_quant_spec: need calibration; expected null or "
-      "nothing in them");
+      "algo_config, kv_cache_quant_config, softmax_quant_spec: algorithms and caches are not "
+      "supported; expected null or nothing in them");
 }
 
 absl::StatusOr<std::unique_ptr<Recipe>> FromConfig(const std::string& json) {
   ASSIGN_OR_RETURN(QuarkConfig config, ParseQuarkConfig(json));
-  RETURN_IF_ERROR(CheckDataFree(config));
+  RETURN_IF_ERROR(CheckCanBeMade(config));
   return std::make_unique<QuarkRecipe>(std::move(config));
 }
 
@@ -175,6 +199,12 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
                      ", whose scales are no powers of two"));
   }
   const bool mx = spec.values == Values::kMicroscaling;
+  request.input_dtype = options.String("input_dtype");
+  request.input_symmetric = options.Bool("input_symmetric");
+  if (options.IsSet("input_symmetric") && request.input_dtype.empty()) {
+    return absl::InvalidArgumentError(
+        "quark: option input_symmetric belongs to input_dtype; set it, or leave this out");
+  }
   request.group_size = options.IsSet("group_size") ? options.Int("group_size") : mx ? 32 : 128;
   return FromConfig(QuarkRequestJson(request));
 }
@@ -209,6 +239,12 @@ std::vector<OptionSpec> QuarkOptions() {
        "reorder",
        "order of 4-bit codes in a word",
        {"reorder", "order"}},
+      {"input_dtype",
+       Type::kString,
+       "",
+       "of inputs with one static scale of a calibration; unset: inputs are not quantized",
+       {"", "int8", "uint8", "fp8_e4m3", "fp8_e5m2"}},
+      {"input_symmetric", Type::kBool, "true", "inputs without zero point", {}},
       {"exclude", Type::kStringList, "lm_head", "modules to keep: names, or patterns with *", {}},
   };
 }
@@ -220,6 +256,7 @@ Method QuarkMethod() {
   method.name = "quark";
   method.summary = "int2 to int8, fp8, MXFP4 and MXFP6 weights of AMD Quark's export";
   method.bits = "2-16";
+  method.takes_calibration = true;
   method.upstream = "Transformers 5.23 with amd-quark 0.13";
   method.options = QuarkOptions();
   method.bits_option = "bits";

@@ -114,12 +114,20 @@ void PowerOfTwoScales(const std::vector<Range>& ranges, const MinMaxSpec& spec,
   }
 }
 
+// A matrix so small that the scale has no place in the dtype, zeros above all, has 1.
+template <class A>
+float GlobalScale(float absmax) {
+  absmax = std::max(absmax, A::kTiny);
+  const float whole = A::Round(A::Round(1.0f / absmax) * (kE4M3Max * kE2M1Max));
+  return whole > A::kMax ? 1.0f : whole;
+}
+
 // Fills nested scales; `scale` becomes what they stand for.
 template <class A>
 void TwoLevelScales(const std::vector<Range>& ranges, QuantizedTensor* out) {
-  float absmax = std::numeric_limits<float>::min();
+  float absmax = 0;
   for (const Range& range : ranges) absmax = std::max(absmax, range.absmax());
-  const float whole = std::min(A::Round(A::Round(1.0f / absmax) * (kE4M3Max * kE2M1Max)), A::kMax);
+  const float whole = GlobalScale<A>(absmax);
   out->scale_dtype = DType::kF8E4M3;
   NestedScales nested;
   nested.super_size = static_cast<int64_t>(ranges.size());

@@ -22,12 +22,14 @@ struct InFloat32 {
   static constexpr DType kDType = DType::kF32;
   static constexpr int kMantissaBits = 23;
   static constexpr float kMax = 0x1.fffffep127f;
+  static constexpr float kTiny = 0x1p-126f;  // the least normal number
   static float Round(float value) { return value; }
 };
 struct InBFloat16 {
   static constexpr DType kDType = DType::kBF16;
   static constexpr int kMantissaBits = 7;
   static constexpr float kMax = 0x1.fep127f;
+  static constexpr float kTiny = 0x1p-126f;
   static float Round(float value) {
     // NaN is not rounded correctly here; no caller has one.
     const uint32_t bits = std::bit_cast<uint32_t>(value);
@@ -38,6 +40,7 @@ struct InFloat16 {
   static constexpr DType kDType = DType::kF16;
   static constexpr int kMantissaBits = 10;
   static constexpr float kMax = 65504.0f;
+  static constexpr float kTiny = 0x1p-14f;
   static float Round(float value) {
     // Drops 13 mantissa bits; below 2^-14, steps of 2^-24, which is the ulp of 0.5. What has no
     // place below 2^16 is infinite.

@@ -32,6 +32,7 @@ absl::StatusOr<LoadSettings> SettingsFrom(const pb::LoadModelRequest& request,
     default:
       return FieldError("compute", absl::StrCat("unknown value ", request.compute()));
   }
+  settings.quantize_activations = request.quantize_activations();
   if (request.context_length() < 0) {
     return FieldError("context_length", "must not be negative");
   }
@@ -50,6 +51,11 @@ absl::StatusOr<LoadSettings> SettingsFrom(const pb::LoadModelRequest& request,
                                                    " needs calibration: quantize the checkpoint "
                                                    "first, then load the result"));
       }
+    }
+    if (settings.recipe->calibration()) {
+      return FieldError("quantize", absl::StrCat("method ", settings.recipe->method(),
+                                                 " needs calibration with these options: quantize "
+                                                 "the checkpoint first, then load the result"));
     }
     settings.recipe_key = Canonical(request.quantize());
   }

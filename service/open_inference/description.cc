@@ -86,6 +86,7 @@ void FillConfig(const std::string& name, const Model& model, inference::ModelCon
   fact("quantization", model.quantization());
   fact("device", model.device());
   fact("compute", model.compute() == Compute::kExact ? "exact" : "fast");
+  fact("quantize_activations", model.quantizes_activations() ? "true" : "false");
   fact("context_length", absl::StrCat(model.context_length()));
 }
 

@@ -35,6 +35,11 @@ absl::Status ApplyConfig(const std::string& json, LoadSettings& settings) {
         return FieldError("config.parameters.compute", "must be fast or exact");
       }
       settings.compute = value == "exact" ? Compute::kExact : Compute::kFast;
+    } else if (key == "quantize_activations") {
+      if (value != "true" && value != "false") {
+        return FieldError("config.parameters.quantize_activations", "must be true or false");
+      }
+      settings.quantize_activations = value == "true";
     } else if (key == "context_length" || key == "max_sequences") {
       if (!absl::SimpleAtoi(value, &number) || number < 0 ||
           (key == "max_sequences" && (number < 1 || number > 1024))) {

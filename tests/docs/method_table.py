@@ -13,6 +13,12 @@ COLUMNS = [("method", "name"), ("bits", "bits"), ("calibration", "needs_calibrat
            ("CPU", "cpu"), ("OpenCL", "opencl"), ("LoRA", "lora"), ("serializable", "serializable"), ("upstream", "upstream_loader")]
 
 
+def of(method, field):
+    if field == "needs_calibration" and method.get("takes_calibration"):
+        return "optional"
+    return method[field]
+
+
 def cell(value):
     return {True: "yes", False: "no"}.get(value, value)
 
@@ -21,7 +27,7 @@ def table(quantctl):
     with tempfile.TemporaryDirectory() as root:
         listing = subprocess.run([quantctl, "--embedded", "--root", root, "--output", "json", "methods"],
                                  stdout=subprocess.PIPE, check=True)
-    rows = [[cell(method[field]) for _, field in COLUMNS] for method in json.loads(listing.stdout)["methods"]]
+    rows = [[cell(of(method, field)) for _, field in COLUMNS] for method in json.loads(listing.stdout)["methods"]]
     lines = [[title for title, _ in COLUMNS], ["---"] * len(COLUMNS), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

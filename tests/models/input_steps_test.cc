@@ -47,7 +47,8 @@ class InputStepsOf : public testing::TestWithParam<std::string> {
     backend_ = *std::move(backend);
   }
 
-  Linear Load(const std::vector<QuantizedTensor>& parts, Compute compute) {
+  Linear Load(const std::vector<QuantizedTensor>& parts, Compute compute,
+              bool round_inputs = false) {
     MemorySource source{ModelConfig()};
     std::vector<Linear::Part> names;
     for (const QuantizedTensor& part : parts) {
@@ -55,7 +56,8 @@ class InputStepsOf : public testing::TestWithParam<std::string> {
       source.Set(name + ".weight", part);
       names.push_back({name, part.rows});
     }
-    auto linear = Linear::Load(source, *backend_, names, parts[0].cols, {.compute = compute});
+    auto linear = Linear::Load(source, *backend_, names, parts[0].cols,
+                               {.compute = compute, .round_inputs = round_inputs});
     EXPECT_TRUE(linear.ok()) << linear.status();
     return *std::move(linear);
   }
@@ -203,6 +205,59 @@ TEST_P(InputStepsOf, Int8InputsAreMultipliedExactly) {
         } else {  // OpenCL divides to 2.5 units in the last place
           ASSERT_NEAR(y[t * 2 * kRows + r], expected, 1e-6f * std::abs(expected)) << t << ", " << r;
         }
+      }
+    }
+  }
+}
+
+// Against RoundInputs of core, for parts with one rounding and with two.
+TEST_P(InputStepsOf, InputsAreRoundedAsTheWeightsAsk) {
+  using Values = InputRounding::Values;
+  constexpr int64_t kCols = 96, kRows = 32;
+  const InputRounding roundings[] = {
+      {.values = Values::kInteger, .scale = 0.0213f},
+      {.values = Values::kInteger, .symmetric = false, .scale = 0.031f, .zero_point = -17},
+      {.values = Values::kInteger,
+       .is_signed = false,
+       .by_reciprocal = true,
+       .scale = 0.02f,
+       .zero_point = 128},
+      {.values = Values::kE4M3, .scale = 0.011f},
+      {.values = Values::kE5M2, .by_reciprocal = true, .scale = 0.0001f},
+      {.values = Values::kInteger, .dynamic = true},
+      {.values = Values::kInteger, .dynamic = true, .symmetric = false},
+      {.values = Values::kE4M3, .dynamic = true, .group = 40},  // the last one is shorter
+      {.values = Values::kE2M1, .dynamic = true, .group = 16, .global_scale = 300},
+      {.values = Values::kE4M3, .dynamic = true, .upper_bound = 1.5f, .least_scale = 1e-5f}};
+  for (size_t i = 0; i < std::size(roundings); ++i) {
+    SCOPED_TRACE(i);
+    std::vector<QuantizedTensor> parts = {FourBit(kRows, kCols, 1), FourBit(kRows, kCols, 2)};
+    const Linear plain = Load(parts, Compute::kExact);
+    parts[0].input.rounding = roundings[i];
+    EXPECT_FALSE(Load(parts, Compute::kExact).rounds_inputs());
+    const Linear one = Load(parts, Compute::kExact, true);
+    parts[1].input.rounding = roundings[i];
+    const Linear both = Load(parts, Compute::kExact, true);
+    EXPECT_TRUE(both.rounds_inputs());
+    EXPECT_EQ(one.pieces(), 2);
+    EXPECT_EQ(both.pieces(), 1);
+    for (const int64_t tokens : {1, 21}) {
+      const std::vector<float> x = Normal(tokens * kCols, 11);
+      std::vector<float> rounded = x;
+      for (int64_t t = 0; t < tokens; ++t) {
+        RoundInputs(roundings[i], x.data() + t * kCols, kCols, rounded.data() + t * kCols);
+      }
+      EXPECT_NE(rounded, x);
+      const std::vector<float> expected = Run(plain, rounded, kCols, 2 * kRows);
+      const std::vector<float> unrounded = Run(plain, x, kCols, 2 * kRows);
+      const std::vector<float> y = Run(both, x, kCols, 2 * kRows);
+      const std::vector<float> half = Run(one, x, kCols, 2 * kRows);
+      // OpenCL divides to 2.5 units in the last place.
+      const float tolerance = GetParam() == "cpu" ? 0.0f : 1e-4f;
+      for (int64_t k = 0; k < tokens * 2 * kRows; ++k) {
+        ASSERT_NEAR(y[k], expected[k], tolerance) << k;
+        const bool first = k % (2 * kRows) < kRows;
+        ASSERT_NEAR(half[k], first ? expected[k] : unrounded[k], tolerance) << k;
       }
     }
   }

@@ -69,6 +69,55 @@ class CalibrationTest(ProcessTest):
         server.must(*own, "--output-name", "own-again")
         self.assert_same_files(self.root / "own", self.root / "own-again")
 
+    def test_static_scales_of_activations(self):
+        server = self.start()
+        fp8 = ["quantize", "decoder", "--method", "compressed-tensors", "--set", "scheme=FP8", "--nsamples", 4, "--seqlen", 32]
+        report = server.must(*fp8, "--calibration", self.text, "--output-name", "static")
+        self.assertEqual(len([layer for layer in report["layers"] if "static float8 inputs" in layer["scheme"]]), 14)
+        scales = {name: tensor
+                  for name, tensor in checkpoints.read_safetensors(self.root / "static" / "model.safetensors").items() if name.endswith(".input_scale")}
+        self.assertEqual(len(scales), 14)
+        self.assertEqual({tuple(shape) for _, shape, _ in scales.values()}, {(1,)})
+        self.assertGreater(len({data for _, _, data in scales.values()}), 4)
+        server.must("load", "static", "--quantize-activations")
+        self.assertTrue(server.must("generate", "static", "hello", "--max-tokens", 2)["token_ids"])
+        server.must("unload", "static")
+        # Another text, other scales; the weights are the same.
+        own = server.must(*fp8, "--output-name", "static-own")
+        self.assertIn("no calibration text was given", own["warnings"][0])
+        ours, others = (checkpoints.read_safetensors(self.root / name / "model.safetensors") for name in ("static", "static-own"))
+        self.assertEqual({name.rsplit(".", 1)[1] for name in ours if ours[name] != others[name]}, {"input_scale"})
+        # Not where there is no text, nor where nothing is said of activations.
+        answer = server.ctl("load", "decoder", "--quantize", "compressed-tensors", "--set", "scheme=FP8")
+        self.assertEqual((answer.code, answer.status), (FAILED, "INVALID_ARGUMENT"), answer.err)
+        self.assertIn("needs calibration", answer.err)
+        answer = server.ctl("load", "decoder", "--quantize-activations")
+        self.assertEqual((answer.code, answer.status), (FAILED, "FAILED_PRECONDITION"), answer.err)
+        self.assertIn("quantize_activations", answer.err)
+
+    def test_weights_that_are_not_finite(self):
+        path = checkpoints.decoder(self.root / "spoilt") / "model.safetensors"
+        tensors = checkpoints.read_safetensors(path)
+        name = "model.layers.0.mlp.up_proj.weight"
+        dtype, shape, data = tensors[name]
+        tensors[name] = (dtype, shape, b"\xc0\x7f" + data[2:])  # a bfloat16 NaN
+        path.write_bytes(checkpoints.safetensors(tensors))
+        server = self.start()
+        gptq = ["quantize", "spoilt", "--method", "gptq", "--set", "group_size=32", "--nsamples", 4, "--seqlen", 32, "--output-name",
+                "mended"]
+        answer = server.ctl(*gptq, "--calibration", self.text)
+        self.assertEqual((answer.code, answer.status), (FAILED, "INVALID_ARGUMENT"), answer.err)
+        self.assertIn(name, answer.err)
+        report = server.must(*gptq, "--calibration", self.text, "--set", "nonfinite=zero")
+        self.assertIn(f"{name}: 1 non-finite values set to 0", " ".join(report["warnings"]))
+        server.must(*gptq, "--set", "nonfinite=zero", "--overwrite")  # the model writes its own text
+        server.must("load", "mended")
+
+    def test_a_resume_of_nothing_is_said(self):
+        server = self.start()
+        report = server.must("quantize", "decoder", "--method", "fp8", "--output-name", "anew", "--resume")
+        self.assertIn("found no interrupted job of this output", " ".join(report["warnings"]))
+
     def test_encoders(self):
         checkpoints.encoder(self.root / "encoder")
         server = self.start()

@@ -8,6 +8,13 @@ from quantd_process import DONE, ProcessTest, main
 PROMPT = "hello there"
 # What a method needs said on the tiny decoder: HIGGS rotates 512 columns by default, and there are 256.
 OPTIONS = {"higgs": ["--set", "hadamard_size=256"]}
+# What makes a method that can do without calibration ask for it, or gain by it.
+CALIBRATED = {
+    "compressed-tensors": ["--set", "scheme=W8A8", "--set", "activations=static"],
+    "fp8": ["--set", "activation_scheme=static"],
+    "gguf": ["--set", "type=Q4_K_M"],
+    "quark": ["--set", "dtype=fp8_e4m3", "--set", "input_dtype=fp8_e4m3"],
+}
 
 
 class CapabilitiesTest(ProcessTest):
@@ -65,6 +72,23 @@ class CapabilitiesTest(ProcessTest):
             with self.subTest(name):
                 on_the_fly = self.tokens("decoder", "--quantize", name, *OPTIONS.get(name, []))
                 self.assertEqual(on_the_fly, self.tokens(self.quantized(name)))
+
+    def test_takes_calibration(self):
+        text = self.root.parent / "text.txt"
+        text.write_text("".join(f"the {i} quick brown foxes jump over {i * i} lazy dogs. " for i in range(400)))
+        for name in [m["name"] for m in self.methods if m["takes_calibration"]]:
+            with self.subTest(name):
+                folders = []
+                for kind, lines in (("a", text.read_text()), ("b", text.read_text()[::-1])):
+                    given = self.root.parent / f"{kind}.txt"
+                    given.write_text(lines)
+                    blocks = [] if name == "gguf" else ["--nsamples", 3, "--seqlen", 32]
+                    output = f"calibrated-{name}-{kind}" + (".gguf" if name == "gguf" else "")
+                    self.server.must("quantize", "decoder", "--method", name, *CALIBRATED[name], *blocks, "--calibration", given,
+                                     "--output-name", output)
+                    path = self.root / output
+                    folders.append((path if path.is_file() else path / "model.safetensors").read_bytes())
+                self.assertTrue(folders[0] != folders[1], "the text makes no difference")
 
     def test_lora_is_not_claimed_without_a_way_to_use_it(self):
         self.assertNotIn("--adapter", self.server.ctl("load", "--help", output="text").out)

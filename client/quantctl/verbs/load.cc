@@ -10,6 +10,7 @@ namespace {
 struct Flags {
   std::string model, device, compute = "fast";
   int context_length = 0, max_sequences = 0;
+  bool quantize_activations = false;
   RecipeFlags recipe;
 };
 
@@ -21,6 +22,7 @@ absl::Status Load(Context& context, const Flags& flags) {
                                                : quant::v1::COMPUTE_FAST);
   request.set_context_length(flags.context_length);
   request.set_max_sequences(flags.max_sequences);
+  request.set_quantize_activations(flags.quantize_activations);
   if (!flags.recipe.method.empty() || !flags.recipe.config_file.empty()) {
     auto recipe = flags.recipe.Build(nullptr);
     if (!recipe.ok()) return recipe.status();
@@ -56,6 +58,8 @@ void AddLoad(CLI::App& app, Context& context) {
       ->capture_default_str();
   verb->add_option("--context-length", flags->context_length, "longest sequence in tokens");
   verb->add_option("--max-sequences", flags->max_sequences, "sequences that run at once");
+  verb->add_flag("--quantize-activations", flags->quantize_activations,
+                 "round the inputs of layers as the checkpoint's own library does");
   flags->recipe.AddTo(*verb, "--quantize");
   verb->callback(
       [&context, flags] { context.run = [flags](Context& ctx) { return Load(ctx, *flags); }; });

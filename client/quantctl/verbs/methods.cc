@@ -9,6 +9,10 @@ namespace {
 
 std::string YesNo(bool value) { return value ? "yes" : "no"; }
 
+std::string Calibration(const quant::v1::Method& method) {
+  return method.needs_calibration() ? "yes" : method.takes_calibration() ? "optional" : "no";
+}
+
 absl::Status ListAll(Context& context, Client& client) {
   const auto response = client.ListMethods(context.call());
   if (!response.ok()) return response.status();
@@ -20,9 +24,9 @@ absl::Status ListAll(Context& context, Client& client) {
                                                  "CPU", "OPENCL", "LORA", "SERIALIZABLE",
                                                  "UPSTREAM"}};
   for (const quant::v1::Method& method : response->methods()) {
-    rows.push_back({method.name(), method.bits(), YesNo(method.needs_calibration()),
-                    YesNo(method.on_the_fly()), YesNo(method.cpu()), YesNo(method.opencl()),
-                    YesNo(method.lora()), YesNo(method.serializable()), method.upstream_loader()});
+    rows.push_back({method.name(), method.bits(), Calibration(method), YesNo(method.on_the_fly()),
+                    YesNo(method.cpu()), YesNo(method.opencl()), YesNo(method.lora()),
+                    YesNo(method.serializable()), method.upstream_loader()});
   }
   std::fputs(Table(rows).c_str(), stdout);
   return absl::OkStatus();
