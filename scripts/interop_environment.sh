@@ -3,9 +3,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 dir=$1
+lists=(tests/interop/requirements.txt tests/interop/requirements_alone.txt)
 stamp="$dir/requirements.done"
-if cmp -s tests/interop/requirements.txt "$stamp"; then exit 0; fi
+if cat "${lists[@]}" | cmp -s - "$stamp"; then exit 0; fi
 [ -x "$dir/bin/python" ] || python3 -m venv "$dir"
 echo "installing the upstream libraries (several GB the first time) ..." >&2
-"$dir/bin/pip" install --quiet --disable-pip-version-check --no-compile -r tests/interop/requirements.txt
-cp tests/interop/requirements.txt "$stamp"
+install=("$dir/bin/pip" install --quiet --disable-pip-version-check --no-compile)
+"${install[@]}" -r tests/interop/requirements.txt
+"${install[@]}" --no-deps -r tests/interop/requirements_alone.txt
+cat "${lists[@]}" > "$stamp"

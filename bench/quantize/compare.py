@@ -12,6 +12,13 @@ import make_checkpoint
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from quantd_server import Quantd  # noqa: E402
 
+# The same for calibrated methods; peers in upstream_calibrated.py. {iters} is the option's.
+CALIBRATED = [
+    ("gptq int4 g64", ["--method", "gptq", "--bits", "4", "--group-size", "64"]),
+    ("awq int4 g64", ["--method", "awq", "--bits", "4", "--group-size", "64"]),
+    ("autoround int4 g64", ["--method", "autoround", "--bits", "4", "--group-size", "64", "--set", "iters={iters}"]),
+]
+
 HERE = Path(__file__).resolve().parent
 # Name (that of the peer in upstream.py, where there is one) and the arguments of `quantctl quantize`.
 METHODS = [
@@ -49,6 +56,47 @@ def theirs(python, name, folder, threads):
         return float(done.stdout.split()[-1]) if not done.returncode else None
 
 
+def ours_calibrated(options, arguments):
+    """Wall and processor seconds of the job, through a fresh server."""
+    arguments = [argument.format(iters=options.iters) for argument in arguments]
+    try:
+        with Quantd(options.bin.resolve(), options.work.resolve(), options.threads) as server:
+            before = server.processor_seconds()
+            done = server.ctl("quantize", options.calibrated, *arguments, "--calibration", options.text.resolve(), "--nsamples",
+                              options.nsamples, "--seqlen", options.seqlen, "--output-name", "bench-output", "--overwrite")
+            return float(done["elapsed"].rstrip("s")), server.processor_seconds() - before
+    finally:
+        shutil.rmtree(options.work / "bench-output", ignore_errors=True)
+
+
+def theirs_calibrated(options, name):
+    with tempfile.TemporaryDirectory(dir=options.work) as output:
+        done = subprocess.run(
+            [options.python, HERE / "upstream_calibrated.py", name, options.work / options.calibrated, options.text, output,
+             *map(str, (options.nsamples, options.seqlen, options.iters, options.threads))], capture_output=True, text=True)
+    if done.returncode:
+        print(done.stderr.strip().splitlines()[-1], file=sys.stderr)
+        return None
+    # The libraries draw progress bars on the same stream.
+    return tuple(map(float, done.stdout.rpartition("seconds: ")[2].split()[:2]))
+
+
+def compare_calibrated(options):
+    peers = subprocess.run([options.python, HERE / "upstream_calibrated.py"], capture_output=True, text=True).stdout.splitlines()
+    print(f"{options.calibrated}, {options.nsamples} sequences of {options.seqlen} tokens, {options.threads} threads; seconds of "
+          "the whole job, of the wall clock and of the processor")
+    print(f"{'':20} {'ours':>8} {'cpu':>8} {'busy':>5} {'upstream':>9} {'cpu':>8} {'ratio':>7} {'of cpu':>7}")
+    for name, arguments in CALIBRATED:
+        if options.only not in name:
+            continue
+        wall, cpu = ours_calibrated(options, arguments)
+        line = f"{name:20} {wall:8.2f} {cpu:8.2f} {cpu / wall / options.threads:5.0%}"
+        other = theirs_calibrated(options, name) if name in peers else None
+        if other:
+            line += f" {other[0]:9.2f} {other[1]:8.2f} {other[0] / wall:6.1f}x {other[1] / cpu:6.1f}x"
+        print(line, flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--bin", type=Path, required=True)
@@ -56,8 +104,19 @@ def main():
     parser.add_argument("--python", default=sys.executable, help="interpreter that has the upstream libraries")
     parser.add_argument("--gigabytes", type=float, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--calibrated", metavar="MODEL",
+                        help="a checkpoint folder below --work: measure the calibrated methods on it instead")
+    parser.add_argument("--text", type=Path, help="calibration text of --calibrated")
+    parser.add_argument("--nsamples", type=int, default=8)
+    parser.add_argument("--seqlen", type=int, default=512)
+    parser.add_argument("--iters", type=int, default=50, help="of AutoRound")
     parser.add_argument("--only", default="", help="measure methods whose name contains this")
     options = parser.parse_args()
+    if options.calibrated:
+        if not options.text:
+            parser.error("--calibrated needs --text")
+        compare_calibrated(options)
+        return
     model = f"random-{options.gigabytes:g}gb"
     folder = options.work / model
     if not folder.exists():

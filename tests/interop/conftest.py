@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import tritonclient.grpc as triton
 
 BIN = Path(os.environ["QUANTD_BIN"])
@@ -71,6 +72,30 @@ def server(tmp_path_factory):
     quantd = Quantd(root)
     yield quantd
     quantd.stop()
+
+
+@pytest.fixture(scope="session")
+def truncated(server):
+    """truncated(n): name of the decoder's first n layers as a plain bf16 checkpoint."""
+    made = {}
+
+    def make(layers):
+        if not made:
+            server.ctl("dequantize", DECODER, "--output-name", "smollm2-plain")
+        if layers not in made:
+            plain, folder = server.root / "smollm2-plain", server.root / f"smollm2-{layers}-layers"
+            shutil.copytree(plain, folder)
+            kept = tuple(f".layers.{layer}." for layer in range(layers))
+            tensors = safetensors.torch.load_file(plain / "model.safetensors")
+            safetensors.torch.save_file({name: tensor for name, tensor in tensors.items()
+                                         if ".layers." not in name or any(part in name for part in kept)},
+                                        folder / "model.safetensors", metadata={"format": "pt"})
+            config = json.loads((plain / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+            made[layers] = folder.name
+        return made[layers]
+
+    return make
 
 
 def relative_error(a, b):
