@@ -351,6 +351,7 @@ std::string WriteGptqConfig(const GptqConfig& config) {
         {"foem", nullptr},
         {"act_group_aware", parameters.act_group_aware},
         {"fallback", fallback}}}};
+  if (!config.block_name.empty()) json["block_name_to_quantize"] = config.block_name;
   if (!config.modules_in_block.empty()) {
     json["modules_in_block_to_quantize"] = {config.modules_in_block};
   }

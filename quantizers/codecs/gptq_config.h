@@ -59,6 +59,8 @@ struct GptqConfig {
   std::vector<GptqRule> dynamic;
   // Transformers' modules_in_block_to_quantize, flattened: ends of names; empty: all.
   std::vector<std::string> modules_in_block;
+  // Transformers' block_name_to_quantize; empty: where it looks in decoders by itself.
+  std::string block_name;
   // The writer subtracts one from whole words of zero points, not from fields (GPTQModel).
   bool word_zeros = false;
 

@@ -97,8 +97,14 @@ class AqlmRecipe : public Recipe {
   }
   const BlockTuner* block_tuner() const override { return tunes_ ? &tuner_ : nullptr; }
   const Codec* codec() const override { return &codec_; }
-  std::string QuantizationConfig(const ModelConfig&) const override {
-    return WriteAqlmConfig(config_);
+  std::string QuantizationConfig(const ModelConfig& model) const override {
+    AqlmConfig written = config_;
+    if (model.is_encoder()) {  // loaders replace every linear that is not listed
+      for (const char* name : {"pooler.dense", "pooler.dense.weight"}) {
+        written.linear_weights_not_to_quantize.push_back(name);
+      }
+    }
+    return WriteAqlmConfig(written);
   }
   // Upstream's convert_to_hf.py lists every parameter that has no codes. Transformers 4 looks there
   // for the name of a linear's weight, 5 for that of its module.

@@ -80,8 +80,13 @@ class AwqRecipe : public Recipe {
     return is_calibrated() ? std::optional(calibration_) : std::nullopt;
   }
   const BlockSolver* block_solver() const override { return is_calibrated() ? &solver_ : nullptr; }
-  std::string QuantizationConfig(const ModelConfig&) const override {
-    return WriteAwqConfig(config_);
+  std::string QuantizationConfig(const ModelConfig& model) const override {
+    AwqConfig written = config_;
+    if (model.is_encoder()) {  // loaders replace every linear that is not listed
+      if (!written.modules_to_not_convert) written.modules_to_not_convert.emplace();
+      written.modules_to_not_convert->push_back("pooler.dense");
+    }
+    return WriteAwqConfig(written);
   }
 
  private:

@@ -117,8 +117,10 @@ class GptqRecipe : public Recipe {
     return CalibrationSpec{.true_sequential = config_.true_sequential};
   }
   const Codec* codec() const override { return &codec_; }
-  std::string QuantizationConfig(const ModelConfig&) const override {
-    return WriteGptqConfig(config_);
+  std::string QuantizationConfig(const ModelConfig& model) const override {
+    GptqConfig written = config_;
+    if (model.is_encoder()) written.block_name = "encoder.layer";
+    return WriteGptqConfig(written);
   }
 
  private:

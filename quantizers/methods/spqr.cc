@@ -66,8 +66,14 @@ class SpqrRecipe : public Recipe {
   std::optional<DType> InputDType() const override { return DType::kF16; }
   std::optional<CalibrationSpec> calibration() const override { return CalibrationSpec{}; }
   const Codec* codec() const override { return &codec_; }
-  std::string QuantizationConfig(const ModelConfig&) const override {
-    return WriteSpqrConfig(config_);
+  std::string QuantizationConfig(const ModelConfig& model) const override {
+    SpqrConfig written = config_;
+    if (model.is_encoder()) {  // loaders replace every linear that is not listed
+      for (const char* name : {"pooler.dense", "pooler.dense.weight"}) {
+        written.modules_to_not_convert.push_back(name);
+      }
+    }
+    return WriteSpqrConfig(written);
   }
 
  private:

@@ -175,9 +175,12 @@ class VptqRecipe : public Recipe {
   std::string QuantizationConfig(const ModelConfig&) const override {
     return WriteVptqConfig(config_);
   }
-  std::string QuantizationConfigFor(const ModelConfig&,
+  std::string QuantizationConfigFor(const ModelConfig& model,
                                     const std::vector<ModuleInfo>& quantized) const override {
     VptqConfig config = config_;
+    if (model.is_encoder() && config.modules_to_not_convert) {
+      config.modules_to_not_convert->push_back("pooler.dense");
+    }
     config.config_for_layers.clear();
     config.shared_layer_config.clear();
     for (const ModuleInfo& module : quantized) {

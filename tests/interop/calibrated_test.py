@@ -101,7 +101,7 @@ def test_decoder_checkpoint_loads_upstream(server, truncated, plain, name):
 
 
 # BERT's blocks are not where the libraries look by themselves, its pooler is a linear outside them, and it has biases.
-ENCODERS = {"autoround": autoround("4", "auto_round")}
+ENCODERS = {"gptq": gptq("4", "64"), "autoround": autoround("4", "auto_round"), "aqlm": aqlm(1, 8)}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
