@@ -28,7 +28,7 @@ class Job {
   absl::Status Keep(const PlannedParameter& parameter, const Tensor& tensor);
   // Counts it and tells the progress.
   absl::Status Done(const PlannedParameter& parameter);
-  void Warn(std::string text) { report_.warnings.push_back(std::move(text)); }
+  void Warn(absl::string_view text) { report_.warnings.emplace_back(text); }
   // Tells the progress beside what it counts.
   void Tell(const std::function<void(QuantizeProgress&)>& change);
 
