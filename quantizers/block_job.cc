@@ -15,7 +15,6 @@
 namespace quantd {
 namespace {
 
-constexpr int64_t kErrorTokens = 256;  // that output errors are measured on
 constexpr char kTokensFile[] = "tokens";
 
 std::string InputsName(int64_t block, bool original) {
@@ -306,15 +305,16 @@ absl::Status BlockJob::SolveTogether(CalibratedBlock& block, Results& results) {
   if (absl::IsCancelled(solved.status())) return job_.Stopped();
   RETURN_IF_ERROR(solved.status());
   for (const std::string& warning : control.warnings) job_.Warn(warning);
-  for (auto& [module, tensor] : *solved) {
-    WritePlainRows(tensor, block.Parameter(absl::StrCat(module, ".weight")));
-    results[module].tensor = std::move(tensor);
-  }
   for (const auto& [module, scheme] : schemes) {
-    if (!results.contains(module)) {
+    const auto found = solved->find(module);
+    if (found == solved->end()) {
       return absl::InternalError(absl::StrCat("the solver left out ", module));
     }
+    results[module].tensor = std::move(found->second);
   }
+  RETURN_IF_ERROR(MeasureTogether(block, results));
+  for (auto& [module, of] : results)
+    WritePlainRows(of.tensor, block.Parameter(absl::StrCat(module, ".weight")));
   return absl::OkStatus();
 }
 
@@ -374,10 +374,11 @@ absl::Status BlockJob::WriteBlock(CalibratedBlock& block, int64_t index, const R
           absl::StrCat(parameter->source.name, " is no linear of its block"));
     }
     if (quantized) {
+      const Solved& of = solved->second;
       ASSIGN_OR_RETURN(const Tensor weight, job_.ReadPlain(*parameter));
       if (!sink_.IsComplete(*parameter)) {
-        RETURN_IF_ERROR(
-            job_.WriteQuantized(*parameter, weight, solved->second.tensor, solved->second.layer));
+        RETURN_IF_ERROR(job_.WriteQuantized(
+            *parameter, of.rescaled.bytes.empty() ? weight : of.rescaled, of.tensor, of.layer));
       }
     } else {
       ASSIGN_OR_RETURN(const Tensor tensor, Kept(block, *parameter));

@@ -27,10 +27,12 @@ class BlockJob {
 
  private:
   using Clock = std::chrono::steady_clock;
+  static constexpr int64_t kErrorTokens = 256;  // that output errors are measured on
   struct Solved {
     QuantizedTensor tensor;
     LayerReport layer;                         // errors on the calibration set
     std::shared_ptr<InputStatistics> samples;  // that they were measured on
+    Tensor rescaled;  // what was quantized, where that is not the source's weight
   };
   using Results = std::map<std::string, Solved>;  // by module
 
@@ -47,6 +49,8 @@ class BlockJob {
                            const InputStatistics& statistics,
                            std::shared_ptr<InputStatistics> samples, Results& results);
   absl::Status SolveTogether(CalibratedBlock& block, Results& results);
+  // Errors of matrices that were solved together, on inputs of the unquantized block.
+  absl::Status MeasureTogether(CalibratedBlock& block, Results& results);
   // The outputs of the block as it is, for the tuner.
   absl::Status WriteTargets(CalibratedBlock& block, int64_t index);
   absl::Status TuneBlock(CalibratedBlock& block, int64_t index, Results& results);

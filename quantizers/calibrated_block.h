@@ -109,6 +109,9 @@ class BlockSolver {
   virtual absl::StatusOr<std::map<std::string, QuantizedTensor>> Solve(
       CalibratedBlock& block, const BlockInputs& inputs,
       const std::map<std::string, const Scheme*>& schemes, SolverControl& control) const = 0;
+  // Whether Solve leaves in the block what it quantized, the weights with channel scales folded in;
+  // false: it quantized them as they were.
+  virtual bool rescales() const { return false; }
 };
 
 // Trains a block whose linears were quantized one by one, so that its outputs come nearer to those

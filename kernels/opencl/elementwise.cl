@@ -21,6 +21,14 @@ __kernel void GatherRows(__global const float *x, __global const int *rows, __gl
   y[row * cols + col] = x[(size_t)rows[row] * cols + col];
 }
 
+// y[t][c] = x[t][c] * multiplier[c]; y may be x. Grid: [cols, tokens].
+__kernel void ScaleColumns(__global const float *x, __global const float *multiplier,
+                           __global float *y, const int cols) {
+  const size_t col = get_global_id(0);
+  const size_t at = get_global_id(1) * cols + col;
+  y[at] = x[at] * multiplier[col];
+}
+
 // y[t][c] = x[t][order[c]]; y is not x. Grid: [cols, tokens].
 __kernel void GatherColumns(__global const float *x, __global const int *order, __global float *y,
                             const int cols) {

@@ -207,18 +207,25 @@ absl::StatusOr<cl_mem> OpenClBackend::PrepareInputs(const LinearArgs& args, cl_m
 
 absl::Status OpenClBackend::ScaleAndRotate(const InputSteps& steps, cl_mem x, int64_t cols,
                                            int64_t tokens, cl_mem y) {
+  const bool scaled = steps.multiplier != nullptr;
+  const cl_mem multiplier = scaled ? AsCl(*steps.multiplier).buffer().get() : x;
+  Range range;
+  range.global[1] = tokens;
+  if (steps.hadamard_size <= 1) {
+    ASSIGN_OR_RETURN(const cl_kernel kernel,
+                     programs_.Get({"ScaleColumns", kElementwiseSources, ""}));
+    range.global[0] = cols;
+    return queue_.Run(kernel, range, x, multiplier, y, cl_int(cols));
+  }
   const int group = WorkGroupFor(queue_.device(), 128);
   ASSIGN_OR_RETURN(const cl_kernel kernel,
                    programs_.Get({"PrepareInputs", kNormSources, absl::StrCat("-DWG=", group)}));
-  const int64_t size = std::max<int64_t>(steps.hadamard_size, 1);
-  Range range;
-  range.global[0] = (size > 1 ? cols / size : 1) * group;
-  range.global[1] = tokens;
+  const int64_t size = steps.hadamard_size;
+  range.global[0] = cols / size * group;
   range.local[0] = group;
   range.local[1] = range.local[2] = 1;
-  const bool scaled = steps.multiplier != nullptr;
-  return queue_.Run(kernel, range, x, scaled ? AsCl(*steps.multiplier).buffer().get() : x, y,
-                    cl_int(cols), cl_int(size), cl_int(scaled ? 1 : 0));
+  return queue_.Run(kernel, range, x, multiplier, y, cl_int(cols), cl_int(size),
+                    cl_int(scaled ? 1 : 0));
 }
 
 absl::Status OpenClBackend::Linear(const LinearArgs& args) {

@@ -93,21 +93,18 @@ void NormalizeRows(__global const float *x, __global const float *residual,
 #endif
 }
 
-// y = x * multiplier, then every run of `size` (a power of two) values times the normalized Hadamard
-// matrix, if `size` is not 1: levels of butterflies in place. One work-group per run; y may be x.
-// Grid: [cols / run * WG, tokens], where a run is `size` values, or the whole row for size 1.
+// y = x * multiplier, if there is one, then every run of `size` (a power of two, above 1) values times
+// the normalized Hadamard matrix: levels of butterflies in place. One work-group per run; y may be x.
+// Grid: [cols / size * WG, tokens].
 __kernel __attribute__((reqd_work_group_size(WG, 1, 1)))
 void PrepareInputs(__global const float *x, __global const float *multiplier, __global float *y,
                    const int cols, const int size, const int has_multiplier) {
   const int lane = get_local_id(0);
-  const int run = size > 1 ? size : cols;
-  const int first = get_group_id(0) * run;
+  const int first = get_group_id(0) * size;
   const size_t begin = (size_t)get_group_id(1) * cols + first;
-  for (int i = lane; i < run; i += WG) {
-    y[begin + i] = has_multiplier ? x[begin + i] * multiplier[first + i] : x[begin + i];
-  }
-  if (size <= 1) return;
+  x += begin;
   y += begin;
+  for (int i = lane; i < size; i += WG) y[i] = has_multiplier ? x[i] * multiplier[first + i] : x[i];
   for (int half_run = 1; half_run < size; half_run *= 2) {
     barrier(CLK_GLOBAL_MEM_FENCE);
     for (int p = lane; p < size / 2; p += WG) {

@@ -38,6 +38,7 @@ class AwqBlockSolver : public BlockSolver {
   absl::StatusOr<std::map<std::string, QuantizedTensor>> Solve(
       CalibratedBlock& block, const BlockInputs& inputs,
       const std::map<std::string, const Scheme*>& schemes, SolverControl& control) const override;
+  bool rescales() const override { return true; }
 
  private:
   const AwqOptions options_;

@@ -172,15 +172,12 @@ class VptqRecipe : public Recipe {
   std::optional<DType> InputDType() const override { return settings_.dtype; }
   std::optional<CalibrationSpec> calibration() const override { return CalibrationSpec{}; }
   const Codec* codec() const override { return &codec_; }
-  std::string QuantizationConfig(const ModelConfig&) const override {
-    return WriteVptqConfig(config_);
+  std::string QuantizationConfig(const ModelConfig& model) const override {
+    return WriteVptqConfig(ConfigFor(model));
   }
   std::string QuantizationConfigFor(const ModelConfig& model,
                                     const std::vector<ModuleInfo>& quantized) const override {
-    VptqConfig config = config_;
-    if (model.is_encoder() && config.modules_to_not_convert) {
-      config.modules_to_not_convert->push_back("pooler.dense");
-    }
+    VptqConfig config = ConfigFor(model);
     config.config_for_layers.clear();
     config.shared_layer_config.clear();
     for (const ModuleInfo& module : quantized) {
@@ -192,6 +189,16 @@ class VptqRecipe : public Recipe {
   }
 
  private:
+  // Loaders replace every linear that is not listed.
+  VptqConfig ConfigFor(const ModelConfig& model) const {
+    VptqConfig config = config_;
+    if (model.is_encoder()) {
+      if (!config.modules_to_not_convert) config.modules_to_not_convert.emplace();
+      config.modules_to_not_convert->push_back("pooler.dense");
+    }
+    return config;
+  }
+
   const VptqConfig config_;
   const Settings settings_;
   VptqScheme scheme_;

@@ -32,12 +32,11 @@ void ForEachRow(const TensorView& weight, QuantizedTensor* out, const Body& body
 // `nan` is the code of 0/0, what upstream makes of a row of zeros; its sign is that of x86
 // processors.
 template <class A, class Encode>
-void EncodeFloats(const TensorView& weight, float max, uint8_t nan, const Encode& encode,
-                  QuantizedTensor* out) {
+void EncodeFloats(const TensorView& weight, float max, const Encode& encode, QuantizedTensor* out) {
   ForEachRow(weight, out, [&](const Run& run, float scale, uint8_t* codes) {
     for (int64_t i = 0; i < run.count; ++i) {
       const float ratio = run.values[i] / scale;
-      codes[i] = std::isnan(ratio) ? nan : encode(std::clamp(A::Round(ratio), -max, max));
+      codes[i] = std::isnan(ratio) ? 0 : encode(std::clamp(A::Round(ratio), -max, max));
     }
   });
 }
@@ -62,13 +61,13 @@ void EncodeRows(const TensorView& weight, DType codes, float max, QuantizedTenso
   switch (codes) {
     case DType::kF8E4M3:
       out->grid = E4M3Grid();
-      return EncodeFloats<A>(weight, max, 0xff, E4M3FromClamped, out);
+      return EncodeFloats<A>(weight, max, E4M3FromClamped, out);
     case DType::kF8E4M3FNUZ:
       out->grid = E4M3FNUZGrid();
-      return EncodeFloats<A>(weight, max, 0x80, E4M3FNUZFromFloat, out);
+      return EncodeFloats<A>(weight, max, E4M3FNUZFromFloat, out);
     case DType::kF8E5M2:
       out->grid = E5M2Grid();
-      return EncodeFloats<A>(weight, max, 0xff, E5M2FromFloat, out);
+      return EncodeFloats<A>(weight, max, E5M2FromFloat, out);
     default:
       out->grid = UniformGrid(8, /*is_signed=*/true);
       return EncodeInt8<A>(weight, out);

@@ -95,7 +95,7 @@ TEST_F(ActivationScales, AreQuarks) {
       const InputRounding& rounding = std::get<QuantizedTensor>(*weight).input.rounding;
       EXPECT_EQ(rounding.values == InputRounding::Values::kInteger, dtype != "fp8_e4m3");
       EXPECT_EQ(rounding.is_signed, dtype != "uint8");
-      EXPECT_NEAR(rounding.scale, scale.get<float>(), 2.5 / 256 * scale.get<float>()) << module;
+      EXPECT_NEAR(rounding.scale, scale.get<float>(), 4.0 / 256 * scale.get<float>()) << module;
       EXPECT_NEAR(rounding.zero_point, model["input_zero_point"].value(module, 0.0f), 2) << module;
     }
   }
@@ -121,10 +121,11 @@ TEST_F(ActivationScales, AreAppliedWhereALoadAsksForIt) {
     // large for one scale.
     EXPECT_GT(Distance(*rounded, *plain), 1e-3);
     EXPECT_LT(Distance(*rounded, *plain), 0.3);
-    // As exact but for inputs that are rounded again, to 15 bits.
+    // Fast compute is 1 % away without rounding, which moves many inputs across the middle between
+    // two steps: it comes as near as 0.57 of what rounding changes (unrounded: 1).
     LoadOptions fast = exact(true);
     fast.compute = Compute::kFast;
-    EXPECT_LT(Distance(*Logits(name, fast), *rounded), 2e-2);
+    EXPECT_LT(Distance(*Logits(name, fast), *rounded), 0.75 * Distance(*plain, *rounded));
     const auto opencl = Logits(name, exact(true, "opencl"));
     if (!opencl.ok()) continue;
     // Sums in another order move single inputs to the next of 255 steps.

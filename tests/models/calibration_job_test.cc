@@ -84,6 +84,7 @@ class FoldingSolver final : public BlockSolver {
     control.warnings.push_back(absl::StrCat("saw ", inputs.sequences(), " sequences"));
     return out;
   }
+  bool rescales() const override { return true; }
 };
 
 class FittedRecipe final : public Recipe {
@@ -323,6 +324,34 @@ TEST_F(CalibrationJobTest, SolversMayChangeOtherParameters) {
   EXPECT_EQ(floats(*after, norm), halved);
   const std::string other = "model.layers.1.input_layernorm.weight";
   EXPECT_EQ(floats(*after, other), floats(*before, other));
+  // Against the doubled weights that were quantized: errors against the source's would be above 1.
+  for (const LayerReport& layer : report->layers) {
+    if (layer.scheme.find("fitted") == std::string::npos) continue;
+    EXPECT_LT(layer.relative_error, 0.5) << layer.name;
+    EXPECT_GT(layer.output_error, 0) << layer.name;
+    EXPECT_LT(layer.output_error, 0.5) << layer.name;
+  }
+}
+
+TEST_F(CalibrationJobTest, MatricesSolvedTogetherHaveErrorsToo) {
+  for (const std::string method : {"awq", "autoround"}) {
+    const auto recipe = *MakeRecipe(
+        method, method == "awq"
+                    ? std::map<std::string, std::string>{{"group_size", "64"}}
+                    : std::map<std::string, std::string>{{"group_size", "64"}, {"iters", "3"}});
+    const auto report = Quantize(method, *recipe);
+    ASSERT_TRUE(report.ok()) << report.status();
+    int quantized = 0;
+    for (const LayerReport& layer : report->layers) {
+      if (layer.scheme.find("kept") == 0) continue;
+      ++quantized;
+      EXPECT_GT(layer.output_error, 0) << method << " " << layer.name;
+      EXPECT_LT(layer.output_error, 0.3) << method << " " << layer.name;
+      EXPECT_GT(layer.rounding_error, 0) << method << " " << layer.name;
+      EXPECT_LT(layer.relative_error, 0.3) << method << " " << layer.name;
+    }
+    EXPECT_EQ(quantized, 14) << method;
+  }
 }
 
 std::unique_ptr<Recipe> Aqlm(std::map<std::string, std::string> options) {

@@ -67,18 +67,17 @@ TEST(Quanto, GroupsAreTheFirstOf128To32ThatDivide) {
   EXPECT_EQ(QuantoGroupSize(200), 0);
 }
 
-TEST(Quanto, ARowOfZerosIsZeroInIntegersAndNaNInFloatsAsUpstream) {
+TEST(Quanto, ARowOfZerosStaysZeros) {
   Tensor weight = MakeTensor(DType::kF32, {2, 64});
   std::vector<float> values(128, 0.0f);
   for (int i = 64; i < 128; ++i) values[static_cast<size_t>(i)] = static_cast<float>(i);
   StoreFloats(DType::kF32, values.data(), 128, weight.bytes.data());
-  for (const auto& [type, code] : std::map<std::string, uint8_t>{
-           {"int8", 0}, {"float8", 0xff}, {"float8_e5m2", 0xff}, {"float8_e4m3fnuz", 0x80}}) {
+  for (const std::string type : {"int8", "float8", "float8_e5m2", "float8_e4m3fnuz"}) {
     const auto recipe = MakeRecipe("quanto", {{"weights", type}});
     ASSERT_TRUE(recipe.ok()) << recipe.status();
     const TensorMap stored = QuantizeAndEncode(**recipe, weight);
-    EXPECT_EQ(static_cast<uint8_t>(stored.at("weight._data").bytes[0]), code) << type;
-    EXPECT_NE(static_cast<uint8_t>(stored.at("weight._data").bytes[127]), code) << type;
+    EXPECT_EQ(static_cast<uint8_t>(stored.at("weight._data").bytes[0]), 0) << type;
+    EXPECT_NE(static_cast<uint8_t>(stored.at("weight._data").bytes[127]), 0) << type;
   }
 }
 

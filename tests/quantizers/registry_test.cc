@@ -35,6 +35,25 @@ TEST(Registry, EveryRowIsWhole) {
   }
 }
 
+// Loaders replace every linear that is not listed, the pooler's too, and GPTQ's look for blocks
+// where decoders have them.
+TEST(Registry, ConfigsOfEncodersNameWhatLoadersCannotGuess) {
+  ModelConfig encoder = ConfigWith("", DType::kF32), decoder = encoder;
+  encoder.model_type = "bert";
+  decoder.model_type = "llama";
+  const std::map<std::string, std::string> told = {{"aqlm", R"("pooler.dense.weight")"},
+                                                   {"awq", R"("pooler.dense")"},
+                                                   {"gptq", R"("block_name_to_quantize")"},
+                                                   {"spqr", R"("pooler.dense")"},
+                                                   {"vptq", R"("pooler.dense")"}};
+  for (const auto& [method, text] : told) {
+    const auto recipe = MakeRecipe(method, {});
+    ASSERT_TRUE(recipe.ok()) << recipe.status();
+    EXPECT_THAT((*recipe)->QuantizationConfig(encoder), HasSubstr(text)) << method;
+    EXPECT_THAT((*recipe)->QuantizationConfig(decoder), Not(HasSubstr(text))) << method;
+  }
+}
+
 TEST(Registry, EveryDefaultIsAllowed) {
   for (const Method& method : AllMethods()) {
     for (const OptionSpec& option : method.options) {

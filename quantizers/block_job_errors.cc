@@ -1,0 +1,59 @@
+// Errors of matrices that a BlockSolver chose together.
+#include <algorithm>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "core/float_types.h"
+#include "quantizers/block_job.h"
+#include "quantizers/output_error.h"
+
+namespace quantd {
+namespace {
+
+std::string WeightOf(const std::string& module) { return absl::StrCat(module, ".weight"); }
+
+}  // namespace
+
+absl::Status BlockJob::MeasureTogether(CalibratedBlock& block, Results& results) {
+  for (auto& [module, of] : results) {
+    ASSIGN_OR_RETURN(const Tensor source, job_.ReadPlain(*Find(module)));
+    const std::span<float> now = block.Parameter(WeightOf(module));
+    if (solver_->rescales()) {
+      of.rescaled = TensorOf<float>(DType::kF32, source.shape, std::span<const float>(now));
+    } else {
+      LoadFloats(source.view(), 0, static_cast<int64_t>(now.size()), now.data());
+    }
+  }
+  std::map<BlockValue, std::vector<float>> samples;
+  for (int64_t s = 0, tokens = 0; s < inputs_->sequences() && tokens < kErrorTokens; ++s) {
+    ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs_->Read(s, false));
+    tokens += inputs_->tokens(s);
+    const BlockPass pass = block.Run(BlockValue::kInput, hidden, BlockValue::kOutput);
+    if (job_.stopping()) return job_.Stopped();
+    for (const BlockLinear& linear : block.linears()) samples[linear.input];
+    for (auto& [value, rows] : samples) {
+      rows.insert(rows.end(), pass[value].begin(), pass[value].end());
+    }
+  }
+  for (const BlockLinear& linear : block.linears()) {
+    const auto found = results.find(linear.module);
+    if (found == results.end()) continue;
+    Solved& of = found->second;
+    const Tensor weight = TensorOf<float>(DType::kF32, {linear.rows, linear.cols},
+                                          block.Parameter(WeightOf(linear.module)));
+    const std::span<const float> rows =
+        std::span<const float>(samples.at(linear.input))
+            .first(std::min(samples.at(linear.input).size(),
+                            static_cast<size_t>(kErrorTokens * linear.cols)));
+    of.layer.output_error = OutputError(weight, of.tensor, rows);
+    of.layer.rounding_error = RoundingOutputError(weight, of.tensor, rows);
+    job_.Tell([&](QuantizeProgress& progress) {
+      progress.tensor = linear.module;
+      progress.output_error = of.layer.output_error;
+      progress.rounding_error = of.layer.rounding_error;
+    });
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace quantd
