@@ -346,8 +346,10 @@ TEST_F(CalibrationJobTest, MatricesSolvedTogetherHaveErrorsToo) {
       if (layer.scheme.find("kept") == 0) continue;
       ++quantized;
       EXPECT_GT(layer.output_error, 0) << method << " " << layer.name;
-      EXPECT_LT(layer.output_error, 0.3) << method << " " << layer.name;
       EXPECT_GT(layer.rounding_error, 0) << method << " " << layer.name;
+      // Of the same sort as plain rounding's, not that of another matrix or other inputs (1 and
+      // more).
+      EXPECT_LT(layer.output_error, 2 * layer.rounding_error) << method << " " << layer.name;
       EXPECT_LT(layer.relative_error, 0.3) << method << " " << layer.name;
     }
     EXPECT_EQ(quantized, 14) << method;
