@@ -338,7 +338,7 @@ TEST_F(CalibrationJobTest, MatricesSolvedTogetherHaveErrorsToo) {
     const auto recipe = *MakeRecipe(
         method, method == "awq"
                     ? std::map<std::string, std::string>{{"group_size", "64"}}
-                    : std::map<std::string, std::string>{{"group_size", "64"}, {"iters", "3"}});
+                    : std::map<std::string, std::string>{{"group_size", "64"}, {"iters", "20"}});
     const auto report = Quantize(method, *recipe);
     ASSERT_TRUE(report.ok()) << report.status();
     int quantized = 0;
