@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from checkpoints_test import one_layer, tokens_of  # noqa: F401 (a fixture)
+from checkpoints_test import tokens_of
 from conftest import relative_error
 
 CALIBRATION = "".join(f"The miller of mill {i} knew the sound of the river, and {i * i} sacks of grain stood by the door. "
@@ -55,9 +55,9 @@ def compare(server, output, model, rounding_off):
 
 
 @pytest.mark.parametrize("name", COMPRESSED_TENSORS)
-def test_compressed_tensors(server, one_layer, text, name):  # noqa: F811
+def test_compressed_tensors(server, truncated, text, name):
     output = f"smollm2-ct-{name}"
-    quantize(server, one_layer, output, text, "compressed-tensors", COMPRESSED_TENSORS[name])
+    quantize(server, truncated(1), output, text, "compressed-tensors", COMPRESSED_TENSORS[name])
     model = transformers.AutoModelForCausalLM.from_pretrained(server.root / output, device_map={"": "cpu"})
     model.hf_quantizer.compressor.decompress_model(model)
     model = torch.nn.Module.float(model).eval()
@@ -91,10 +91,10 @@ class RoundedLinear(torch.nn.Module):
 
 
 @pytest.mark.parametrize("name", QUARK)
-def test_quark(server, one_layer, text, name):  # noqa: F811
+def test_quark(server, truncated, text, name):
     pytest.importorskip("quark.torch")
     output = f"smollm2-quark-static-{name}"
-    quantize(server, one_layer, output, text, "quark", QUARK[name])
+    quantize(server, truncated(1), output, text, "quark", QUARK[name])
     model = transformers.AutoModelForCausalLM.from_pretrained(server.root / output, device_map={"": "cpu"}, dtype="auto").eval()
     layers = []
     for parent in list(model.modules()):
