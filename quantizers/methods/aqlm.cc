@@ -98,19 +98,11 @@ class AqlmRecipe : public Recipe {
   const BlockTuner* block_tuner() const override { return tunes_ ? &tuner_ : nullptr; }
   const Codec* codec() const override { return &codec_; }
   std::string QuantizationConfig(const ModelConfig& model) const override {
-    AqlmConfig written = config_;
-    if (model.is_encoder()) {  // loaders replace every linear that is not listed
-      for (const char* name : {"pooler.dense", "pooler.dense.weight"}) {
-        written.linear_weights_not_to_quantize.push_back(name);
-      }
-    }
-    return WriteAqlmConfig(written);
+    return WriteAqlmConfig(ConfigFor(model));
   }
-  // Upstream's convert_to_hf.py lists every parameter that has no codes. Transformers 4 looks there
-  // for the name of a linear's weight, 5 for that of its module.
-  std::string QuantizationConfigKeeping(const ModelConfig&, const std::vector<ModuleInfo>&,
+  std::string QuantizationConfigKeeping(const ModelConfig& model, const std::vector<ModuleInfo>&,
                                         const std::vector<std::string>& kept) const override {
-    AqlmConfig config = config_;
+    AqlmConfig config = ConfigFor(model);
     std::vector<std::string>& names = config.linear_weights_not_to_quantize;
     for (const std::string& name : kept) {
       if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
@@ -119,6 +111,17 @@ class AqlmRecipe : public Recipe {
   }
 
  private:
+  // Transformers replaces every linear that is not listed by its module.
+  AqlmConfig ConfigFor(const ModelConfig& model) const {
+    AqlmConfig config = config_;
+    if (model.is_encoder()) {
+      for (const char* name : {"pooler.dense", "pooler.dense.weight"}) {
+        config.linear_weights_not_to_quantize.push_back(name);
+      }
+    }
+    return config;
+  }
+
   const AqlmConfig config_;
   const bool true_sequential_, tunes_;
   AqlmScheme scheme_;
