@@ -15,8 +15,8 @@ namespace {
 
 constexpr int kTileRows = 6;
 constexpr int kTileCols = 32;
-constexpr int64_t kSlice = 256;    // of the inner dimension: part of the result
-constexpr int64_t kTaskRows = 96;  // of C that a task fills
+constexpr int64_t kSlice = 256;     // of the inner dimension: part of the result
+constexpr int64_t kTaskRows = 192;  // of C that a task fills, at most; fewer pack B more often
 constexpr int64_t kTaskCols = 512;
 constexpr int64_t kSmall = 1 << 18;  // multiplications that one thread does at once
 
@@ -141,6 +141,12 @@ void AddBlock(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
   }
 }
 
+// The `parts`-th part of `size`, rounded up to whole tiles.
+int64_t PartOf(int64_t size, int64_t parts, int64_t tile) {
+  const int64_t each = (size + parts - 1) / parts;
+  return (each + tile - 1) / tile * tile;
+}
+
 }  // namespace
 
 void AddMatrixProduct(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
@@ -149,10 +155,15 @@ void AddMatrixProduct(int64_t rows, int64_t cols, int64_t inner, const MatrixOpe
     AddBlock(rows, cols, inner, a, b, c, c_stride);
     return;
   }
+  const int64_t down = (rows + kTaskRows - 1) / kTaskRows;
   const int64_t across = (cols + kTaskCols - 1) / kTaskCols;
-  ParallelFor((rows + kTaskRows - 1) / kTaskRows * across, [&](int64_t task) {
-    const int64_t i = task / across * kTaskRows, j = task % across * kTaskCols;
-    AddBlock(std::min(kTaskRows, rows - i), std::min(kTaskCols, cols - j), inner,
+  // Parts of one size, in whole tiles.
+  const int64_t task_rows = PartOf(rows, down, kTileRows);
+  const int64_t task_cols = PartOf(cols, across, kTileCols);
+  ParallelFor(down * across, [&](int64_t task) {
+    const int64_t i = task / across * task_rows, j = task % across * task_cols;
+    if (i >= rows || j >= cols) return;
+    AddBlock(std::min(task_rows, rows - i), std::min(task_cols, cols - j), inner,
              {a.data + i * a.row_stride, a.row_stride, a.col_stride},
              {b.data + j * b.col_stride, b.row_stride, b.col_stride}, c + i * c_stride + j,
              c_stride);
