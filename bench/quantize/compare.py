@@ -72,8 +72,9 @@ def ours_calibrated(options, arguments):
 def theirs_calibrated(options, name):
     with tempfile.TemporaryDirectory(dir=options.work) as output:
         done = subprocess.run(
-            [options.python, HERE / "upstream_calibrated.py", name, options.work / options.calibrated, options.text, output,
-             *map(str, (options.nsamples, options.seqlen, options.iters, options.threads))], capture_output=True, text=True)
+            [Path(options.python).absolute(), HERE / "upstream_calibrated.py", name, (options.work / options.calibrated).resolve(),
+             options.text.resolve(), output, *map(str, (options.nsamples, options.seqlen, options.iters, options.threads))],
+            capture_output=True, text=True, cwd=output)  # GPTQModel writes logs where it stands
     if done.returncode:
         print(done.stderr.strip().splitlines()[-1], file=sys.stderr)
         return None
