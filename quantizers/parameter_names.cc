@@ -52,6 +52,15 @@ bool HasBias(const ModelSource& source, absl::string_view weight) {
   return source.Has(absl::StrCat(SplitParameterName(weight).module, ".bias"));
 }
 
+std::vector<std::string> LinearsOutsideBlocks(const ModelConfig& config) {
+  if (config.is_encoder()) return {"pooler.dense"};
+  return {};
+}
+
+std::string BlocksName(const ModelConfig& config) {
+  return config.is_encoder() ? "encoder.layer" : "model.layers";
+}
+
 ModuleInfo MakeModuleInfo(const SourceParameter& parameter, const ModelConfig& config) {
   ModuleInfo info;
   info.name = SplitParameterName(parameter.name).module;

@@ -3,6 +3,7 @@
 #define QUANTD_QUANTIZERS_PARAMETER_NAMES_H_
 
 #include <string>
+#include <vector>
 
 #include "formats/model_config.h"
 #include "quantizers/method.h"
@@ -24,6 +25,13 @@ bool IsWeightMatrix(const SourceParameter& parameter);
 
 // Whether the module of this weight has a bias.
 bool HasBias(const ModelSource& source, absl::string_view weight);
+
+// Linears that are in no block and are not the output embedding (BERT's pooler), by module. No
+// method quantizes them, and loaders that replace every linear must find them in their configs.
+std::vector<std::string> LinearsOutsideBlocks(const ModelConfig& config);
+
+// What stands before the number in the names of the blocks: "model.layers", "encoder.layer".
+std::string BlocksName(const ModelConfig& config);
 
 ModuleInfo MakeModuleInfo(const SourceParameter& parameter, const ModelConfig& config);
 

@@ -10,7 +10,7 @@ namespace quantd {
 namespace opencl {
 namespace {
 
-constexpr const char* kNormSources[] = {source::norm};
+constexpr const char* kNormSources[] = {source::work_group, source::norm};
 constexpr const char* kEmbedSources[] = {source::weights, source::embed};
 constexpr const char* kElementwiseSources[] = {source::elementwise};
 

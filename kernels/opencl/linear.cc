@@ -12,7 +12,7 @@ constexpr const char* kGemvSources[] = {source::weights, source::epilogue, sourc
 constexpr const char* kBlockSources[] = {source::weights, source::epilogue, source::linear_block};
 constexpr const char* kGemmSources[] = {source::weights, source::epilogue, source::linear_gemm};
 constexpr const char* kElementwiseSources[] = {source::elementwise};
-constexpr const char* kNormSources[] = {source::norm};
+constexpr const char* kNormSources[] = {source::work_group, source::norm};
 
 // Up to this many tokens the weights' traffic dominates and LinearGemv is the better kernel.
 constexpr int64_t kMaxGemvTokens = 8;

@@ -5,42 +5,11 @@
 // With INT8_TOKENS y is then rounded to whole 127ths of its token's largest magnitude (at least
 // 1e-5), half to even; with INT8_TOKENS 2 it is their number, and steps[token] how many make 1.
 // One work-group of WG work-items per token. y may be x or residual.
-#ifndef WG
-#define WG 128  // a power of two
-#endif
 #ifndef NORM
 #define NORM 1  // 0: none, 1: rms, 2: layer, as Norm::Kind
 #endif
 #define HAS_BIAS 1
 #define HAS_RESIDUAL 2
-
-// The sum of `value` over the work-group, in every work-item.
-float GroupSum(float value, __local float *scratch) {
-  const int lane = get_local_id(0);
-  barrier(CLK_LOCAL_MEM_FENCE);
-  scratch[lane] = value;
-  for (int reach = WG / 2; reach > 0; reach /= 2) {
-    barrier(CLK_LOCAL_MEM_FENCE);
-    if (lane < reach) scratch[lane] += scratch[lane + reach];
-  }
-  barrier(CLK_LOCAL_MEM_FENCE);
-  return scratch[0];
-}
-
-#ifdef INT8_TOKENS
-// The largest `value` of the work-group, in every work-item.
-float GroupMax(float value, __local float *scratch) {
-  const int lane = get_local_id(0);
-  barrier(CLK_LOCAL_MEM_FENCE);
-  scratch[lane] = value;
-  for (int reach = WG / 2; reach > 0; reach /= 2) {
-    barrier(CLK_LOCAL_MEM_FENCE);
-    if (lane < reach) scratch[lane] = fmax(scratch[lane], scratch[lane + reach]);
-  }
-  barrier(CLK_LOCAL_MEM_FENCE);
-  return scratch[0];
-}
-#endif
 
 float Input(__global const float *x, __global const float *residual, int flags, int col) {
   return flags & HAS_RESIDUAL ? x[col] + residual[col] : x[col];

@@ -6,7 +6,7 @@
 namespace quantd::opencl {
 namespace {
 
-constexpr const char* kSources[] = {source::round_inputs};
+constexpr const char* kSources[] = {source::work_group, source::round_inputs};
 
 // Bits of the `flags` argument.
 constexpr cl_int kSymmetric = 1;

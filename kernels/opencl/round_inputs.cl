@@ -5,9 +5,6 @@
 // One work-group of WG work-items per run; with DYNAMIC the run's range gives the scale. MANTISSA
 // bits of the values' format and its LEAST exponent of normal numbers; INTEGER has neither.
 // y may be x.
-#ifndef WG
-#define WG 128  // a power of two
-#endif
 #ifndef MANTISSA
 #define INTEGER 1
 #endif
@@ -20,21 +17,6 @@ float ToSmallFloat(float value, int mantissa, int least) {
   const float step = as_float((uint)(power - mantissa + 127) << 23);
   return rint(value / step) * step;
 }
-
-#ifdef DYNAMIC
-// The largest `value` of the work-group, in every work-item.
-float GroupMax(float value, __local float *scratch) {
-  const int lane = get_local_id(0);
-  barrier(CLK_LOCAL_MEM_FENCE);
-  scratch[lane] = value;
-  for (int reach = WG / 2; reach > 0; reach /= 2) {
-    barrier(CLK_LOCAL_MEM_FENCE);
-    if (lane < reach) scratch[lane] = fmax(scratch[lane], scratch[lane + reach]);
-  }
-  barrier(CLK_LOCAL_MEM_FENCE);
-  return scratch[0];
-}
-#endif
 
 // Static: `scale` and `zero` are the inputs'. Dynamic: `scale` is the scale of scales, or 0, and
 // `upper_bound` and `least_scale` are what they say, or 0.

@@ -15,6 +15,7 @@ extern const char linear_gemv[];
 extern const char norm[];
 extern const char round_inputs[];
 extern const char weights[];
+extern const char work_group[];
 
 }  // namespace quantd::opencl::source
 

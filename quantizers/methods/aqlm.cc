@@ -12,6 +12,7 @@
 #include "quantizers/method.h"
 #include "quantizers/methods/aqlm_tuner.h"
 #include "quantizers/methods/calibrated_gram.h"
+#include "quantizers/parameter_names.h"
 #include "quantizers/solvers/additive.h"
 
 namespace quantd {
@@ -114,10 +115,9 @@ class AqlmRecipe : public Recipe {
   // Transformers replaces every linear that is not listed by its module.
   AqlmConfig ConfigFor(const ModelConfig& model) const {
     AqlmConfig config = config_;
-    if (model.is_encoder()) {
-      for (const char* name : {"pooler.dense", "pooler.dense.weight"}) {
-        config.linear_weights_not_to_quantize.push_back(name);
-      }
+    for (const std::string& module : LinearsOutsideBlocks(model)) {
+      config.linear_weights_not_to_quantize.push_back(module);
+      config.linear_weights_not_to_quantize.push_back(absl::StrCat(module, ".weight"));
     }
     return config;
   }

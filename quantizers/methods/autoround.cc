@@ -11,10 +11,10 @@
 #include "quantizers/codecs/autoround_document.h"
 #include "quantizers/method.h"
 #include "quantizers/methods/autoround_block.h"
+#include "quantizers/parameter_names.h"
 
 namespace quantd {
 namespace {
-
 
 struct AutoRoundOptions {
   AutoRoundConfig config;
@@ -69,7 +69,7 @@ class AutoRoundRecipe : public Recipe {
   }
 
   std::string QuantizationConfig(const ModelConfig& config) const override {
-    return ConfigText(config.is_encoder() ? "encoder.layer" : "model.layers");
+    return ConfigText(BlocksName(config));
   }
   std::string QuantizationConfigFor(const ModelConfig& config,
                                     const std::vector<ModuleInfo>& modules) const override {

@@ -7,6 +7,7 @@
 #include "quantizers/codecs/quantization_config.h"
 #include "quantizers/method.h"
 #include "quantizers/methods/awq_block.h"
+#include "quantizers/parameter_names.h"
 
 namespace quantd {
 namespace {
@@ -82,9 +83,9 @@ class AwqRecipe : public Recipe {
   const BlockSolver* block_solver() const override { return is_calibrated() ? &solver_ : nullptr; }
   std::string QuantizationConfig(const ModelConfig& model) const override {
     AwqConfig written = config_;
-    if (model.is_encoder()) {  // loaders replace every linear that is not listed
+    for (const std::string& module : LinearsOutsideBlocks(model)) {
       if (!written.modules_to_not_convert) written.modules_to_not_convert.emplace();
-      written.modules_to_not_convert->push_back("pooler.dense");
+      written.modules_to_not_convert->push_back(module);
     }
     return WriteAwqConfig(written);
   }

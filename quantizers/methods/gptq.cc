@@ -10,6 +10,7 @@
 #include "quantizers/codecs/gptq.h"
 #include "quantizers/codecs/gptq_config.h"
 #include "quantizers/method.h"
+#include "quantizers/parameter_names.h"
 #include "quantizers/solvers/gptq.h"
 
 namespace quantd {
@@ -119,7 +120,7 @@ class GptqRecipe : public Recipe {
   const Codec* codec() const override { return &codec_; }
   std::string QuantizationConfig(const ModelConfig& model) const override {
     GptqConfig written = config_;
-    if (model.is_encoder()) written.block_name = "encoder.layer";
+    if (model.is_encoder()) written.block_name = BlocksName(model);
     return WriteGptqConfig(written);
   }
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "quantizers/method.h"
 #include "quantizers/methods/calibrated_gram.h"
+#include "quantizers/parameter_names.h"
 #include "quantizers/solvers/spqr.h"
 
 namespace quantd {
@@ -68,10 +69,9 @@ class SpqrRecipe : public Recipe {
   const Codec* codec() const override { return &codec_; }
   std::string QuantizationConfig(const ModelConfig& model) const override {
     SpqrConfig written = config_;
-    if (model.is_encoder()) {  // loaders replace every linear that is not listed
-      for (const char* name : {"pooler.dense", "pooler.dense.weight"}) {
-        written.modules_to_not_convert.push_back(name);
-      }
+    for (const std::string& module : LinearsOutsideBlocks(model)) {
+      written.modules_to_not_convert.push_back(module);
+      written.modules_to_not_convert.push_back(absl::StrCat(module, ".weight"));
     }
     return WriteSpqrConfig(written);
   }

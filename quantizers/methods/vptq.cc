@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "quantizers/method.h"
 #include "quantizers/methods/calibrated_gram.h"
+#include "quantizers/parameter_names.h"
 #include "quantizers/solvers/vector_gptq.h"
 
 namespace quantd {
@@ -192,9 +193,9 @@ class VptqRecipe : public Recipe {
   // Loaders replace every linear that is not listed.
   VptqConfig ConfigFor(const ModelConfig& model) const {
     VptqConfig config = config_;
-    if (model.is_encoder()) {
+    for (const std::string& module : LinearsOutsideBlocks(model)) {
       if (!config.modules_to_not_convert) config.modules_to_not_convert.emplace();
-      config.modules_to_not_convert->push_back("pooler.dense");
+      config.modules_to_not_convert->push_back(module);
     }
     return config;
   }
