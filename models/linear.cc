@@ -295,8 +295,7 @@ absl::StatusOr<Linear> Linear::Load(const ModelSource& source, Backend& backend,
 absl::Status NoInputRounding() {
   return absl::FailedPreconditionError(
       "quantize_activations: the checkpoint does not quantize the inputs of its linear layers, "
-      "lacks "
-      "their static scales, or does it in a way that is not supported; load it without");
+      "lacks their static scales, or does it in a way that is not supported; load it without");
 }
 
 bool Linear::rounds_inputs() const {
