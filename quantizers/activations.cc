@@ -64,6 +64,15 @@ absl::StatusOr<std::unique_ptr<ActivationFile>> ActivationFile::Open(CheckpointS
   return opened;
 }
 
+absl::StatusOr<std::unique_ptr<ActivationFile>> ActivationFile::OpenOwn(CheckpointSink& sink,
+                                                                        const std::string& name,
+                                                                        std::vector<int64_t> tokens,
+                                                                        int64_t width) {
+  ASSIGN_OR_RETURN(std::shared_ptr<const File> file, sink.OpenScratch(name));
+  return std::unique_ptr<ActivationFile>(
+      new ActivationFile(std::move(file), std::move(tokens), width));
+}
+
 absl::StatusOr<std::vector<float>> ActivationFile::Read(int64_t sequence) const {
   const auto i = static_cast<size_t>(sequence);
   const uint64_t bytes = begin_[i + 1] - begin_[i];

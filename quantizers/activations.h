@@ -36,6 +36,12 @@ class ActivationFile {
                                                               std::vector<int64_t> tokens,
                                                               int64_t width);
 
+  // One that this job has just sealed: not read through first.
+  static absl::StatusOr<std::unique_ptr<ActivationFile>> OpenOwn(CheckpointSink& sink,
+                                                                 const std::string& name,
+                                                                 std::vector<int64_t> tokens,
+                                                                 int64_t width);
+
   absl::StatusOr<std::vector<float>> Read(int64_t sequence) const;
   const std::vector<int64_t>& tokens() const { return tokens_; }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -23,26 +22,11 @@ std::string InputsName(int64_t block, bool original) {
 
 std::string TargetsName(int64_t block) { return absl::StrCat("targets-", block); }
 
-// The matrix that multiplies inputs as they are.
-void WritePlainRows(const QuantizedTensor& tensor, std::span<float> to) {
-  ParallelFor(tensor.rows,
-              [&](int64_t row) { PlainRows(tensor, row, 1, to.data() + row * tensor.cols); });
-}
-
 CalibrationSpec SpecOf(const Recipe& recipe) {
   CalibrationSpec spec = *recipe.calibration();
   // The inputs are the original's then.
   spec.both_inputs = spec.both_inputs && spec.quantized_inputs;
   return spec;
-}
-
-InputNeeds Union(const InputNeeds& a, const InputNeeds& b) {
-  return {.importance = a.importance || b.importance,
-          .mean_magnitude = a.mean_magnitude || b.mean_magnitude,
-          .range = a.range || b.range,
-          .extremes = a.extremes || b.extremes,
-          .gram = a.gram || b.gram,
-          .sample_rows = std::max(a.sample_rows, b.sample_rows)};
 }
 
 }  // namespace
@@ -73,6 +57,11 @@ const PlannedParameter* BlockJob::Find(const std::string& module) const {
 absl::Status BlockJob::Named(const BlockLinear& linear, const absl::Status& status) const {
   if (status.ok() || absl::IsCancelled(status)) return status;
   return absl::Status(status.code(), absl::StrCat(linear.module, ": ", status.message()));
+}
+
+void BlockJob::WritePlainRows(const QuantizedTensor& tensor, std::span<float> to) {
+  ParallelFor(tensor.rows,
+              [&](int64_t row) { PlainRows(tensor, row, 1, to.data() + row * tensor.cols); });
 }
 
 absl::Status BlockJob::Run() {
@@ -189,107 +178,24 @@ absl::Status BlockJob::DoBlock(int64_t index) {
   }
   if (tuner_ != nullptr) RETURN_IF_ERROR(WriteTargets(*block, index));
   Results results;
+  StageValues values(sink_, *inputs_, tokens_);
   if (solver_ != nullptr) {
     Tell(index, absl::StrCat("block ", index + 1));
     RETURN_IF_ERROR(SolveTogether(*block, results));
   } else {
-    for (const std::vector<BlockLinear>& stage : StagesOf(*block)) {
-      Tell(index, absl::StrCat("block ", index + 1, ": inputs of ", stage.front().module));
-      RETURN_IF_ERROR(SolveStage(*block, stage, results));
-    }
+    RETURN_IF_ERROR(SolveStages(*block, index, values, results));
   }
-  if (tuner_ != nullptr) RETURN_IF_ERROR(TuneBlock(*block, index, results));
+  if (tuner_ != nullptr) {
+    RETURN_IF_ERROR(values.Clear());
+    RETURN_IF_ERROR(TuneBlock(*block, index, results));
+  }
   RETURN_IF_ERROR(WriteBlock(*block, index, results));
-  if (!last) {
-    if (spec_.quantized_inputs) {
-      RETURN_IF_ERROR(RunThrough(*block, InputsName(index + 1, false), false));
-    }
-    RETURN_IF_ERROR(OpenNext(index + 1));
+  if (!last && spec_.quantized_inputs) {
+    RETURN_IF_ERROR(RunOn(*block, InputsName(index + 1, false), values));
   }
+  RETURN_IF_ERROR(values.Clear());
+  if (!last) RETURN_IF_ERROR(OpenNext(index + 1));
   ++done_;
-  return absl::OkStatus();
-}
-
-std::vector<std::vector<BlockLinear>> BlockJob::StagesOf(const CalibratedBlock& block) const {
-  std::vector<std::vector<BlockLinear>> stages;
-  for (const BlockLinear& linear : block.linears()) {
-    if (Find(linear.module) == nullptr) continue;
-    const bool joins =
-        !stages.empty() && (!spec_.true_sequential || stages.back().front().input == linear.input);
-    if (!joins) stages.emplace_back();
-    stages.back().push_back(linear);
-  }
-  return stages;
-}
-
-absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<BlockLinear>& stage,
-                                  Results& results) {
-  struct Collected {
-    InputNeeds needs;
-    const BlockLinear* linear;
-    std::unique_ptr<InputStatistics> statistics;
-    std::shared_ptr<InputStatistics> samples;
-  };
-  std::map<BlockValue, Collected> collected;
-  for (const BlockLinear& linear : stage) {
-    Collected& at = collected[linear.input];
-    at.needs = Union(at.needs, Find(linear.module)->scheme->Needs());
-    at.linear = &linear;
-  }
-  const int64_t total = std::accumulate(tokens_.begin(), tokens_.end(), int64_t{0});
-  for (auto& [value, at] : collected) {
-    const int64_t cols = at.linear->cols;
-    at.statistics = std::make_unique<InputStatistics>(cols, at.needs, total);
-    at.samples =
-        std::make_shared<InputStatistics>(cols, InputNeeds{.sample_rows = kErrorTokens}, total);
-  }
-  for (int64_t s = 0; s < inputs_->sequences(); ++s) {
-    ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs_->Read(s, false));
-    const BlockPass pass = block.Run(BlockValue::kInput, hidden, stage.back().input);
-    if (job_.stopping()) return job_.Stopped();
-    for (auto& [value, at] : collected) {
-      RETURN_IF_ERROR(Named(*at.linear, at.statistics->Add(pass[value])));
-      RETURN_IF_ERROR(Named(*at.linear, at.samples->Add(pass[value])));
-      at.statistics->EndSequence();
-    }
-  }
-  for (auto& [value, at] : collected) {
-    RETURN_IF_ERROR(Named(*at.linear, at.statistics->Finish()));
-    RETURN_IF_ERROR(at.samples->Finish());
-  }
-  for (const BlockLinear& linear : stage) {
-    const Collected& at = collected.at(linear.input);
-    RETURN_IF_ERROR(SolveLinear(block, linear, *at.statistics, at.samples, results));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status BlockJob::SolveLinear(CalibratedBlock& block, const BlockLinear& linear,
-                                   const InputStatistics& statistics,
-                                   std::shared_ptr<InputStatistics> samples, Results& results) {
-  const PlannedParameter& parameter = *Find(linear.module);
-  if (job_.stopping()) return job_.Stopped();
-  ASSIGN_OR_RETURN(const Tensor weight, job_.ReadPlain(parameter));
-  SolverControl control{.stopped = [this] { return job_.stopping(); }, .warnings = {}};
-  const InputStats stats = statistics.View(&control);
-  absl::StatusOr<QuantizedTensor> quantized = parameter.scheme->Quantize(weight, &stats);
-  if (absl::IsCancelled(quantized.status())) return job_.Stopped();
-  RETURN_IF_ERROR(Named(linear, quantized.status()));
-  for (const std::string& warning : control.warnings) {
-    job_.Warn(absl::StrCat(linear.module, ": ", warning));
-  }
-  Solved& solved = results[linear.module];
-  solved.tensor = *std::move(quantized);
-  const std::span<const float> rows = samples->View().samples;
-  solved.layer.output_error = OutputError(weight, solved.tensor, rows);
-  solved.layer.rounding_error = RoundingOutputError(weight, solved.tensor, rows);
-  solved.samples = std::move(samples);
-  WritePlainRows(solved.tensor, block.Parameter(parameter.source.name));
-  job_.Tell([&](QuantizeProgress& progress) {
-    progress.tensor = linear.module;
-    progress.output_error = solved.layer.output_error;
-    progress.rounding_error = solved.layer.rounding_error;
-  });
   return absl::OkStatus();
 }
 
@@ -394,6 +300,17 @@ absl::Status BlockJob::RunThrough(CalibratedBlock& block, const std::string& nam
   for (int64_t s = 0; s < inputs_->sequences(); ++s) {
     ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs_->Read(s, original));
     const BlockPass pass = block.Run(BlockValue::kInput, hidden, BlockValue::kOutput);
+    if (job_.stopping()) return job_.Stopped();
+    RETURN_IF_ERROR(file.Append(pass[BlockValue::kOutput]));
+  }
+  return file.Seal();
+}
+
+absl::Status BlockJob::RunOn(CalibratedBlock& block, const std::string& name, StageValues& values) {
+  ASSIGN_OR_RETURN(ActivationWriter file, ActivationWriter::Create(sink_, name));
+  for (int64_t s = 0; s < inputs_->sequences(); ++s) {
+    ASSIGN_OR_RETURN(BlockPass pass, values.Read(s));
+    block.Continue(pass, BlockValue::kOutput);
     if (job_.stopping()) return job_.Stopped();
     RETURN_IF_ERROR(file.Append(pass[BlockValue::kOutput]));
   }

@@ -12,6 +12,7 @@
 #include "quantizers/calibration_data.h"
 #include "quantizers/input_statistics.h"
 #include "quantizers/job.h"
+#include "quantizers/stage_values.h"
 
 namespace quantd {
 
@@ -43,8 +44,10 @@ class BlockJob {
   absl::Status DoBlock(int64_t index);
   // Linears of one input each, or all at once.
   std::vector<std::vector<BlockLinear>> StagesOf(const CalibratedBlock& block) const;
+  absl::Status SolveStages(CalibratedBlock& block, int64_t index, StageValues& values,
+                           Results& results);
   absl::Status SolveStage(CalibratedBlock& block, const std::vector<BlockLinear>& stage,
-                          Results& results);
+                          StageValues& values, Results& results);
   absl::Status SolveLinear(CalibratedBlock& block, const BlockLinear& linear,
                            const InputStatistics& statistics,
                            std::shared_ptr<InputStatistics> samples, Results& results);
@@ -57,11 +60,15 @@ class BlockJob {
   absl::Status WriteBlock(CalibratedBlock& block, int64_t index, const Results& results);
   // A parameter that is not quantized, as the solver left it.
   absl::StatusOr<Tensor> Kept(CalibratedBlock& block, const PlannedParameter& parameter);
+  // The outputs of all sequences, from the inputs; or from what the stages have computed.
   absl::Status RunThrough(CalibratedBlock& block, const std::string& name, bool original);
+  absl::Status RunOn(CalibratedBlock& block, const std::string& name, StageValues& values);
   absl::Status OpenNext(int64_t next);
   absl::Status Named(const BlockLinear& linear, const absl::Status& status) const;
   void Tell(int64_t index, const std::string& what);
   const PlannedParameter* Find(const std::string& module) const;
+  // The matrix that multiplies inputs as they are.
+  static void WritePlainRows(const QuantizedTensor& tensor, std::span<float> to);
 
   Job& job_;
   const CalibrationSpec spec_;

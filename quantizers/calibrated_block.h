@@ -25,20 +25,21 @@ enum class BlockValue {
   kAttentionInput,   // what q, k and v multiply: the normed input (decoders), the input (encoders)
   kAttended,         // what o multiplies
   kAttentionOutput,  // of o, before the residual
+  kAfterAttention,   // the input plus that: what the norm before the MLP reads
   kMlpInput,         // what gate and up multiply
   kMlpHidden,        // what down multiplies
   kMlpOutput,        // of down, before the residual
   kOutput,           // hidden states that leave the block
 };
-inline constexpr int kBlockValues = 8;
+inline constexpr int kBlockValues = 9;
 
 // The values of one sequence that a run computed, float32 [tokens, width].
 struct BlockPass {
   int64_t tokens = 0;
   std::array<std::vector<float>, kBlockValues> values;  // by BlockValue; empty: not computed
   // For Backward: q and k after the rotation, v, gate and up before the activation (gate is the
-  // only one of encoders), and what the norms of encoders and the second of decoders read.
-  std::vector<float> q, k, v, gate, up, after_attention, after_mlp;
+  // only one of encoders), and what the last norm of encoders reads.
+  std::vector<float> q, k, v, gate, up, after_mlp;
 
   std::vector<float>& operator[](BlockValue value) { return values[static_cast<size_t>(value)]; }
   const std::vector<float>& operator[](BlockValue value) const {
@@ -91,6 +92,10 @@ class CalibratedBlock {
   // `until` before the next residual: the search over one half of the block. A sequence's result
   // depends on nothing but the arguments and the parameters.
   virtual BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) = 0;
+  // Goes on with a pass that holds the latest of kInput, kAttended (with kInput), kAfterAttention
+  // and kMlpHidden (with kAfterAttention) that was computed: the same bits as the whole run gives.
+  // What it holds must be of the parameters as they are.
+  virtual void Continue(BlockPass& pass, BlockValue until) = 0;
 
   // Adds the gradients of a loss whose gradient by kOutput is `output`, [tokens, hidden], for every
   // parameter that `gradients` has an entry for. `pass` ran from kInput to kOutput with the

@@ -7,6 +7,7 @@
 #include "quantizers/codecs/gguf/importance_matrix.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
 #include "quantizers/job.h"
+#include "quantizers/stage_values.h"
 
 namespace quantd {
 namespace {
@@ -57,6 +58,11 @@ absl::StatusOr<QuantizeReport> RunCalibratedJob(std::shared_ptr<const ModelRoot>
   // What enters a block and what leaves it.
   plan.scratch_bytes = calibration.expected_tokens * calibration.model->hidden_size() *
                        sizeof(float) * (spec.both_inputs ? 4 : 2);
+  if (recipe.block_solver() == nullptr) {
+    plan.scratch_bytes +=
+        StageValues::DiskBytes(calibration.expected_tokens, source.config().hidden_size,
+                               source.config().intermediate_size);
+  }
   ASSIGN_OR_RETURN(std::unique_ptr<CheckpointSink> sink, CreateFolderSink(root, plan, output));
   Job job(source, plan, output, *sink, control);
   BlockJob blocks(job, plan, recipe, *sink, calibration);

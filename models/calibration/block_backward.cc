@@ -65,16 +65,20 @@ void DenseBlock::MlpBackward(const BlockPass& pass, const std::vector<float>& d_
   std::vector<float> d_gate(pass.gate.size());
   AddInputGradient(names_.down, d_output, tokens, d_gate);
   std::vector<float> d_up;
-  if (!names_.up.empty()) {
-    d_up.resize(d_gate.size());
-    Activate(activation_, pass.gate.data(), static_cast<int64_t>(d_up.size()), d_up.data());
-    for (size_t i = 0; i < d_up.size(); ++i) {
-      d_up[i] *= d_gate[i];
-      d_gate[i] *= pass.up[i];
+  if (!names_.up.empty()) d_up.resize(d_gate.size());
+  const int64_t width = config_.intermediate_size;
+  ForRows(tokens, [&](int64_t first, int64_t count) {
+    const int64_t begin = first * width, end = begin + count * width;
+    const float* gate = pass.gate.data() + begin;
+    if (!d_up.empty()) {
+      Activate(activation_, gate, end - begin, d_up.data() + begin);
+      for (int64_t i = begin; i < end; ++i) {
+        d_up[i] *= d_gate[i];
+        d_gate[i] *= pass.up[i];
+      }
     }
-  }
-  MultiplyByDerivative(activation_, pass.gate.data(), static_cast<int64_t>(d_gate.size()),
-                       d_gate.data());
+    MultiplyByDerivative(activation_, gate, end - begin, d_gate.data() + begin);
+  });
   const std::vector<float>& input = pass[BlockValue::kMlpInput];
   AddLinearGradients(names_.gate, input, d_gate, tokens, gradients);
   AddInputGradient(names_.gate, d_gate, tokens, d_input);
@@ -133,8 +137,8 @@ void DenseBlock::Backward(const BlockPass& pass, std::span<const float> output,
   std::vector<float> d_after_attention =
       is_encoder() ? std::vector<float>(d_sum.size()) : std::move(d_sum);
   const std::string& norm = is_encoder() ? names_.attention_norm : names_.mlp_norm;
-  AddNormGradients(norm, pass.after_attention, d_input, tokens, d_after_attention);
-  AddNormParameters(norm, pass.after_attention, d_input, tokens, gradients);
+  AddNormGradients(norm, pass[BlockValue::kAfterAttention], d_input, tokens, d_after_attention);
+  AddNormParameters(norm, pass[BlockValue::kAfterAttention], d_input, tokens, gradients);
   AttentionBackward(pass, d_after_attention, gradients);
 }
 

@@ -10,19 +10,13 @@
 namespace quantd::calibration {
 namespace {
 
-constexpr int64_t kRowTask = 32;  // rows that a task normalizes or activates
-
-// body(first, count) over slices of rows.
-template <class Body>
-void ForRows(int64_t rows, const Body& body) {
-  ParallelFor((rows + kRowTask - 1) / kRowTask, [&](int64_t task) {
-    const int64_t first = task * kRowTask;
-    body(first, std::min(kRowTask, rows - first));
-  });
-}
-
 void AddTo(std::vector<float>& sum, const std::vector<float>& term) {
-  for (size_t i = 0; i < sum.size(); ++i) sum[i] += term[i];
+  constexpr int64_t kTask = 1 << 14;
+  const auto size = static_cast<int64_t>(sum.size());
+  ParallelFor((size + kTask - 1) / kTask, [&](int64_t task) {
+    const int64_t end = std::min(size, (task + 1) * kTask);
+    for (int64_t i = task * kTask; i < end; ++i) sum[i] += term[i];
+  });
 }
 
 Activation ActivationOf(const ModelConfig& config) {
@@ -143,9 +137,16 @@ BlockPass DenseBlock::Run(BlockValue from, std::span<const float> values, BlockV
   BlockPass pass;
   pass.tokens = static_cast<int64_t>(values.size()) / WidthOf(from);
   pass[from].assign(values.begin(), values.end());
-  if (from < BlockValue::kAttentionOutput) AttentionPart(pass, until);
-  if (until > BlockValue::kAttentionOutput) MlpPart(pass, until);
+  Continue(pass, until);
   return pass;
+}
+
+void DenseBlock::Continue(BlockPass& pass, BlockValue until) {
+  const auto has = [&pass](BlockValue value) { return !pass[value].empty(); };
+  const bool attended =
+      has(BlockValue::kAfterAttention) || has(BlockValue::kMlpInput) || has(BlockValue::kMlpHidden);
+  if (!attended) AttentionPart(pass, until);
+  if (until > BlockValue::kAttentionOutput) MlpPart(pass, until);
 }
 
 void DenseBlock::AttentionPart(BlockPass& pass, BlockValue until) const {
@@ -172,35 +173,44 @@ void DenseBlock::AttentionPart(BlockPass& pass, BlockValue until) const {
   pass[BlockValue::kAttentionOutput] = Apply(names_.o, attended, tokens);
 }
 
-void DenseBlock::MlpPart(BlockPass& pass, BlockValue until) const {
-  const int64_t tokens = pass.tokens;
-  std::vector<float>& input = pass[BlockValue::kMlpInput];
+void DenseBlock::MlpActivation(BlockPass& pass) const {
+  const std::vector<float>& input = pass[BlockValue::kMlpInput];
   std::vector<float>& hidden = pass[BlockValue::kMlpHidden];
-  if (input.empty() && hidden.empty()) {
-    pass.after_attention = pass[BlockValue::kInput];
-    AddTo(pass.after_attention, pass[BlockValue::kAttentionOutput]);
-    input = Normalize(is_encoder() ? names_.attention_norm : names_.mlp_norm, pass.after_attention,
-                      tokens);
+  pass.gate = Apply(names_.gate, input, pass.tokens);
+  if (!names_.up.empty()) pass.up = Apply(names_.up, input, pass.tokens);
+  hidden.resize(pass.gate.size());
+  const int64_t width = config_.intermediate_size;
+  ForRows(pass.tokens, [&](int64_t first, int64_t count) {
+    const int64_t begin = first * width, end = begin + count * width;
+    Activate(activation_, pass.gate.data() + begin, end - begin, hidden.data() + begin);
+    for (int64_t i = begin; i < end && !pass.up.empty(); ++i) hidden[i] *= pass.up[i];
+  });
+}
+
+void DenseBlock::MlpPart(BlockPass& pass, BlockValue until) const {
+  std::vector<float>& after_attention = pass[BlockValue::kAfterAttention];
+  std::vector<float>& input = pass[BlockValue::kMlpInput];
+  const bool from_hidden = !pass[BlockValue::kMlpHidden].empty();
+  if (after_attention.empty() && input.empty() && !from_hidden) {
+    after_attention = pass[BlockValue::kInput];
+    AddTo(after_attention, pass[BlockValue::kAttentionOutput]);
+  }
+  if (until == BlockValue::kAfterAttention) return;
+  // Encoders take the MLP's residual after the norm.
+  const bool needs_input = !from_hidden || (is_encoder() && until == BlockValue::kOutput);
+  if (input.empty() && needs_input) {
+    input = Normalize(is_encoder() ? names_.attention_norm : names_.mlp_norm, after_attention,
+                      pass.tokens);
   }
   if (until == BlockValue::kMlpInput) return;
-  if (hidden.empty()) {
-    pass.gate = Apply(names_.gate, input, tokens);
-    if (!names_.up.empty()) pass.up = Apply(names_.up, input, tokens);
-    hidden.resize(pass.gate.size());
-    const int64_t width = config_.intermediate_size;
-    ForRows(tokens, [&](int64_t first, int64_t count) {
-      const int64_t begin = first * width, end = begin + count * width;
-      Activate(activation_, pass.gate.data() + begin, end - begin, hidden.data() + begin);
-      for (int64_t i = begin; i < end && !pass.up.empty(); ++i) hidden[i] *= pass.up[i];
-    });
-  }
+  if (!from_hidden) MlpActivation(pass);
   if (until == BlockValue::kMlpHidden) return;
-  pass[BlockValue::kMlpOutput] = Apply(names_.down, hidden, tokens);
+  pass[BlockValue::kMlpOutput] = Apply(names_.down, pass[BlockValue::kMlpHidden], pass.tokens);
   if (until == BlockValue::kMlpOutput) return;
-  pass.after_mlp = is_encoder() ? input : pass.after_attention;
+  pass.after_mlp = is_encoder() ? input : after_attention;
   AddTo(pass.after_mlp, pass[BlockValue::kMlpOutput]);
   pass[BlockValue::kOutput] =
-      is_encoder() ? Normalize(names_.mlp_norm, pass.after_mlp, tokens) : pass.after_mlp;
+      is_encoder() ? Normalize(names_.mlp_norm, pass.after_mlp, pass.tokens) : pass.after_mlp;
 }
 
 }  // namespace quantd::calibration

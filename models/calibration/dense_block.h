@@ -42,6 +42,7 @@ class DenseBlock final : public CalibratedBlock {
   }
   std::span<float> Parameter(absl::string_view name) override;
   BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) override;
+  void Continue(BlockPass& pass, BlockValue until) override;
   void Backward(const BlockPass& pass, std::span<const float> output,
                 BlockGradients& gradients) override;
 
@@ -55,6 +56,7 @@ class DenseBlock final : public CalibratedBlock {
                                int64_t tokens) const;
   void AttentionPart(BlockPass& pass, BlockValue until) const;
   void MlpPart(BlockPass& pass, BlockValue until) const;
+  void MlpActivation(BlockPass& pass) const;
 
   // The gradients of a linear's weight and bias from its outputs' `dy`, where asked for.
   void AddLinearGradients(const std::string& module, const std::vector<float>& x,

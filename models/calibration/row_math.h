@@ -3,14 +3,23 @@
 #ifndef QUANTD_MODELS_CALIBRATION_ROW_MATH_H_
 #define QUANTD_MODELS_CALIBRATION_ROW_MATH_H_
 
+#include <algorithm>
 #include <cstdint>
 
+#include "core/parallel.h"
 #include "kernels/backend.h"
 
 namespace quantd::calibration {
 
-// e^x to 2 ulp: Cody-Waite reduction and the polynomial of Cephes' expf.
-float Exp(float x);
+// body(first, count) over slices of rows, in parallel.
+template <class Body>
+void ForRows(int64_t rows, const Body& body) {
+  constexpr int64_t kRows = 32;
+  ParallelFor((rows + kRows - 1) / kRows, [&](int64_t task) {
+    const int64_t first = task * kRows;
+    body(first, std::min(kRows, rows - first));
+  });
+}
 
 // y = activation(x), elementwise; kNone, kGelu, kGeluTanh, kRelu, kSilu or kTanh.
 void Activate(Activation activation, const float* x, int64_t n, float* y);

@@ -27,7 +27,8 @@ const Variants& VariantsOfThisCpu() {
     v.list[v.count++] = &half_products_baseline::kHalfProducts;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2")) v.list[v.count++] = &half_products_avx2::kHalfProducts;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
+      v.list[v.count++] = &half_products_avx2::kHalfProducts;
     if (__builtin_cpu_supports("avx512f")) v.list[v.count++] = &half_products_avx512::kHalfProducts;
 #endif
     return v;

@@ -7,6 +7,10 @@
 
 #include <cstdint>
 
+#if defined(__AVX512F__) || defined(__F16C__)
+#include <immintrin.h>
+#endif
+
 #include "quantizers/solvers/half_products.h"
 
 #define QUANTD_STRING_INNER(text) #text
@@ -29,6 +33,16 @@ constexpr int kSums = 16;
 constexpr int kVectors = kSums / kLanes;
 
 // InFloat16::Round (rounding.h).
+#if defined(__AVX512F__)
+inline Floats Half(Floats value) {
+  const __m256i half = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return _mm512_cvtph_ps(half);
+}
+#elif defined(__F16C__)
+inline Floats Half(Floats value) {
+  return _mm256_cvtph_ps(_mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#else
 inline Floats Half(Floats value) {
   const Ints bits = reinterpret_cast<Ints>(value);
   const Ints magnitude = bits & 0x7fffffff;
@@ -41,6 +55,7 @@ inline Floats Half(Floats value) {
   const Ints rounded = magnitude < 0x38800000 - Ints{} ? subnormal : normal;
   return reinterpret_cast<Floats>(rounded | (bits & ~0x7fffffff));
 }
+#endif
 
 inline void AddProducts(const float* x, const float* w, Floats* sums) {
   for (int v = 0; v < kVectors; ++v) {

@@ -168,6 +168,34 @@ TEST(DenseBlock, RunsHalvesFromTheirInputs) {
   }
 }
 
+// A run that was left at one place and goes on from what was kept of it.
+void CheckContinues(BlockModel& model, int64_t vocabulary) {
+  const std::vector<float> hidden = *model.Embed(Ids(kTokens, vocabulary));
+  const auto block = *model.LoadBlock(1);
+  using V = BlockValue;
+  const BlockPass whole = block->Run(V::kInput, hidden, V::kOutput);
+  const std::vector<std::vector<V>> kept = {{V::kInput},
+                                            {V::kInput, V::kAttended},
+                                            {V::kAfterAttention},
+                                            {V::kAfterAttention, V::kMlpHidden}};
+  for (const std::vector<V>& values : kept) {
+    for (const V until : {V::kMlpHidden, V::kOutput}) {
+      BlockPass pass;
+      pass.tokens = kTokens;
+      for (const V value : values) pass[value] = whole[value];
+      block->Continue(pass, until);
+      EXPECT_EQ(pass[until], whole[until]) << static_cast<int>(values.back());
+    }
+  }
+}
+
+TEST(DenseBlock, ContinuesWithTheSameBits) {
+  auto decoder = *OpenBlockModel(RandomDecoder(TinyDecoderConfig(), 5), {.positions = kTokens});
+  CheckContinues(*decoder, TinyDecoderConfig().vocab_size);
+  auto encoder = *OpenBlockModel(RandomEncoder(TinyEncoderConfig(), 5), {.positions = kTokens});
+  CheckContinues(*encoder, TinyEncoderConfig().vocab_size);
+}
+
 TEST(CalibrationText, IsPlainOrRecords) {
   EXPECT_EQ(ParseCalibrationText("{ a brace\nmore")->samples.size(), 1u);
   const auto records =

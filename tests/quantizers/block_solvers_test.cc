@@ -76,10 +76,18 @@ class ToyBlock : public CalibratedBlock {
     if (from == BlockValue::kMlpHidden) width = kMlp;
     pass.tokens = static_cast<int64_t>(values.size()) / width;
     pass[from].assign(values.begin(), values.end());
-    for (int place = static_cast<int>(from) + 1; place <= static_cast<int>(until); ++place) {
+    Continue(pass, until);
+    return pass;
+  }
+
+  void Continue(BlockPass& pass, BlockValue until) override {
+    int last = 0;
+    for (int place = 0; place < kBlockValues; ++place) {
+      if (!pass[static_cast<BlockValue>(place)].empty()) last = place;
+    }
+    for (int place = last + 1; place <= static_cast<int>(until); ++place) {
       Compute(static_cast<BlockValue>(place), pass);
     }
-    return pass;
   }
 
   void Backward(const BlockPass& pass, std::span<const float> output,
@@ -152,12 +160,12 @@ class ToyBlock : public CalibratedBlock {
       case BlockValue::kAttentionOutput:
         out = Linear("self_attn.o_proj", pass[BlockValue::kAttended]);
         break;
+      case BlockValue::kAfterAttention:
+        out = pass[BlockValue::kInput];
+        for (size_t i = 0; i < out.size(); ++i) out[i] += pass[BlockValue::kAttentionOutput][i];
+        break;
       case BlockValue::kMlpInput:
-        pass.after_attention = pass[BlockValue::kInput];
-        for (size_t i = 0; i < pass.after_attention.size(); ++i) {
-          pass.after_attention[i] += pass[BlockValue::kAttentionOutput][i];
-        }
-        out = Normed("post_attention_layernorm", pass.after_attention);
+        out = Normed("post_attention_layernorm", pass[BlockValue::kAfterAttention]);
         break;
       case BlockValue::kMlpHidden:
         pass.gate = Linear("mlp.gate_proj", pass[BlockValue::kMlpInput]);
@@ -169,7 +177,7 @@ class ToyBlock : public CalibratedBlock {
         out = Linear("mlp.down_proj", pass[BlockValue::kMlpHidden]);
         break;
       case BlockValue::kOutput:
-        out = pass.after_attention;
+        out = pass[BlockValue::kAfterAttention];
         for (size_t i = 0; i < out.size(); ++i) out[i] += pass[BlockValue::kMlpOutput][i];
         break;
     }
