@@ -115,10 +115,15 @@ double RunSlice(int64_t first, int64_t count, absl::FunctionRef<void(int64_t)> b
 // Submits a loop as background tasks of a few milliseconds each, so that interactive work gets in
 // between. The slice length follows the processor time that the iterations take: on a machine that
 // others use too, the time on the wall says nothing about them.
-void RunInSlices(int64_t count, absl::FunctionRef<void(int64_t)> body) {
+void RunInSlices(int64_t count, absl::FunctionRef<void(int64_t)> body, double seconds) {
   constexpr double kBesideInteractive = 0.005, kAlone = 0.05;  // seconds
   const int64_t threads = ComputeThreads();
   int64_t slice = threads;
+  if (seconds > 0) {
+    const double target = Pool().InteractiveLately() ? kBesideInteractive : kAlone;
+    const double wanted = target * static_cast<double>(threads) / seconds;
+    slice = std::max(slice, static_cast<int64_t>(std::min(wanted, static_cast<double>(count))));
+  }
   for (int64_t first = 0; first < count;) {
     const int64_t n = std::min(slice, count - first);
     double cpu = 0;
@@ -149,12 +154,12 @@ void RunCompute(TaskPriority priority, absl::FunctionRef<void()> task) {
   }
 }
 
-void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body) {
+void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body, double seconds) {
   if (count <= 0) return;
   // A member of the team is not the compute thread and must not wait for it.
   const bool nested = team::InTeam();
   if (!on_compute_thread && !nested) {
-    RunInSlices(count, body);
+    RunInSlices(count, body, seconds);
     return;
   }
   const int threads = static_cast<int>(std::min<int64_t>(ComputeThreads(), count));

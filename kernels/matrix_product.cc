@@ -18,6 +18,7 @@ constexpr int kTileCols = 32;
 constexpr int64_t kSlice = 256;     // of the inner dimension: part of the result
 constexpr int64_t kTaskRows = 192;  // of C that a task fills, at most; fewer pack B more often
 constexpr int64_t kTaskCols = 512;
+constexpr double kPerSecond = 2e10;  // multiplications of a thread, about
 constexpr int64_t kSmall = 1 << 18;  // multiplications that one thread does at once
 
 }  // namespace
@@ -230,14 +231,16 @@ void AddMatrixProduct(int64_t rows, int64_t cols, int64_t inner, const MatrixOpe
   // Parts of one size, in whole tiles.
   const int64_t task_rows = PartOf(rows, down, kTileRows);
   const int64_t task_cols = PartOf(cols, across, kTileCols);
-  ParallelFor(down * across, [&](int64_t task) {
+  const auto multiplications = static_cast<double>(task_rows * task_cols * inner);
+  const auto fill = [&](int64_t task) {
     const int64_t i = task / across * task_rows, j = task % across * task_cols;
     if (i >= rows || j >= cols) return;
     AddBlock(std::min(task_rows, rows - i), std::min(task_cols, cols - j), inner,
              {a.data + i * a.row_stride, a.row_stride, a.col_stride},
              {b.data + j * b.col_stride, b.row_stride, b.col_stride}, c + i * c_stride + j,
              c_stride);
-  });
+  };
+  ParallelFor(down * across, fill, multiplications / kPerSecond);
 }
 
 }  // namespace quantd

@@ -74,11 +74,16 @@ absl::StatusOr<std::unique_ptr<ActivationFile>> ActivationFile::OpenOwn(Checkpoi
 }
 
 absl::StatusOr<std::vector<float>> ActivationFile::Read(int64_t sequence) const {
+  std::vector<float> values;
+  RETURN_IF_ERROR(Read(sequence, values));
+  return values;
+}
+
+absl::Status ActivationFile::Read(int64_t sequence, std::vector<float>& values) const {
   const auto i = static_cast<size_t>(sequence);
   const uint64_t bytes = begin_[i + 1] - begin_[i];
-  std::vector<float> values(bytes / sizeof(float));
-  RETURN_IF_ERROR(file_->ReadAt(begin_[i], bytes, reinterpret_cast<std::byte*>(values.data())));
-  return values;
+  values.resize(bytes / sizeof(float));
+  return file_->ReadAt(begin_[i], bytes, reinterpret_cast<std::byte*>(values.data()));
 }
 
 absl::StatusOr<std::vector<std::vector<int32_t>>> ReadTokens(CheckpointSink& sink,

@@ -43,6 +43,7 @@ class ActivationFile {
                                                                  int64_t width);
 
   absl::StatusOr<std::vector<float>> Read(int64_t sequence) const;
+  absl::Status Read(int64_t sequence, std::vector<float>& values) const;
   const std::vector<int64_t>& tokens() const { return tokens_; }
 
  private:
@@ -65,6 +66,9 @@ class BlockActivations final : public BlockInputs {
   }
   absl::StatusOr<std::vector<float>> Read(int64_t sequence, bool original) const override {
     return (original && original_ != nullptr ? original_ : inputs_)->Read(sequence);
+  }
+  absl::Status Read(int64_t sequence, bool original, std::vector<float>& values) const {
+    return (original && original_ != nullptr ? original_ : inputs_)->Read(sequence, values);
   }
   // FAILED_PRECONDITION before SetTargets.
   absl::StatusOr<std::vector<float>> ReadTarget(int64_t sequence) const override {

@@ -308,8 +308,9 @@ absl::Status BlockJob::RunThrough(CalibratedBlock& block, const std::string& nam
 
 absl::Status BlockJob::RunOn(CalibratedBlock& block, const std::string& name, StageValues& values) {
   ASSIGN_OR_RETURN(ActivationWriter file, ActivationWriter::Create(sink_, name));
+  BlockPass pass;
   for (int64_t s = 0; s < inputs_->sequences(); ++s) {
-    ASSIGN_OR_RETURN(BlockPass pass, values.Read(s));
+    RETURN_IF_ERROR(values.Read(s, pass));
     block.Continue(pass, BlockValue::kOutput);
     if (job_.stopping()) return job_.Stopped();
     RETURN_IF_ERROR(file.Append(pass[BlockValue::kOutput]));

@@ -45,8 +45,9 @@ absl::Status BlockJob::MeasureTogether(CalibratedBlock& block, Results& results)
         std::span<const float>(samples.at(linear.input))
             .first(std::min(samples.at(linear.input).size(),
                             static_cast<size_t>(kErrorTokens * linear.cols)));
-    of.layer.output_error = OutputError(weight, of.tensor, rows);
-    of.layer.rounding_error = RoundingOutputError(weight, of.tensor, rows);
+    const OutputErrors errors = OutputErrorsOf(weight, of.tensor, rows);
+    of.layer.output_error = errors.quantized;
+    of.layer.rounding_error = errors.rounded;
     job_.Tell([&](QuantizeProgress& progress) {
       progress.tensor = linear.module;
       progress.output_error = of.layer.output_error;

@@ -66,8 +66,9 @@ absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<Bloc
         std::make_shared<InputStatistics>(cols, InputNeeds{.sample_rows = kErrorTokens}, total);
   }
   RETURN_IF_ERROR(values.Start(stage.back().input, stage.back().cols));
+  BlockPass pass;
   for (int64_t s = 0; s < inputs_->sequences(); ++s) {
-    ASSIGN_OR_RETURN(BlockPass pass, values.Read(s));
+    RETURN_IF_ERROR(values.Read(s, pass));
     block.Continue(pass, stage.back().input);
     if (job_.stopping()) return job_.Stopped();
     RETURN_IF_ERROR(values.Append(pass));
@@ -106,8 +107,9 @@ absl::Status BlockJob::SolveLinear(CalibratedBlock& block, const BlockLinear& li
   Solved& solved = results[linear.module];
   solved.tensor = *std::move(quantized);
   const std::span<const float> rows = samples->View().samples;
-  solved.layer.output_error = OutputError(weight, solved.tensor, rows);
-  solved.layer.rounding_error = RoundingOutputError(weight, solved.tensor, rows);
+  const OutputErrors errors = OutputErrorsOf(weight, solved.tensor, rows);
+  solved.layer.output_error = errors.quantized;
+  solved.layer.rounding_error = errors.rounded;
   solved.samples = std::move(samples);
   WritePlainRows(solved.tensor, block.Parameter(parameter.source.name));
   job_.Tell([&](QuantizeProgress& progress) {

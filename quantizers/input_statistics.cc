@@ -29,6 +29,22 @@ TilePosition UpperTile(int64_t index, int64_t side) {
   return {row, row + index};
 }
 
+// The first value that is NaN or infinite, or -1.
+int64_t FirstNonFinite(std::span<const float> values) {
+  constexpr size_t kChunk = 1024;
+  for (size_t first = 0; first < values.size(); first += kChunk) {
+    const std::span<const float> chunk =
+        values.subspan(first, std::min(kChunk, values.size() - first));
+    int beyond = 0;
+    for (const float v : chunk) beyond |= !(std::fabs(v) <= std::numeric_limits<float>::max());
+    if (beyond == 0) continue;
+    for (size_t i = 0; i < chunk.size(); ++i) {
+      if (!std::isfinite(chunk[i])) return static_cast<int64_t>(first + i);
+    }
+  }
+  return -1;
+}
+
 }  // namespace
 
 InputStatistics::InputStatistics(int64_t cols, const InputNeeds& needs, int64_t tokens)
@@ -53,12 +69,10 @@ uint64_t InputStatistics::Bytes(int64_t cols, const InputNeeds& needs, int64_t t
 }
 
 absl::Status InputStatistics::Add(std::span<const float> rows) {
-  const auto bad =
-      std::find_if(rows.begin(), rows.end(), [](float x) { return !std::isfinite(x); });
-  if (bad != rows.end()) {
-    const int64_t index = bad - rows.begin();
+  if (const int64_t index = FirstNonFinite(rows); index >= 0) {
     return absl::InvalidArgumentError(absl::StrCat("the input of token ", seen_ + index / cols_,
-                                                   ", channel ", index % cols_, ", is ", *bad));
+                                                   ", channel ", index % cols_, ", is ",
+                                                   rows[static_cast<size_t>(index)]));
   }
   AddColumnSums(rows);
   AddSamples(rows);
@@ -76,9 +90,16 @@ absl::Status InputStatistics::Add(std::span<const float> rows) {
   const auto slice = static_cast<size_t>(kSlice * cols_);
   while (needs_.gram && !rows.empty()) {
     const size_t count = std::min(rows.size(), slice - pending_.size());
-    pending_.insert(pending_.end(), rows.begin(), rows.begin() + static_cast<ptrdiff_t>(count));
+    if (count == slice) {
+      AddGram(rows.first(slice));
+    } else {
+      pending_.insert(pending_.end(), rows.begin(), rows.begin() + static_cast<ptrdiff_t>(count));
+      if (pending_.size() == slice) {
+        AddGram(pending_);
+        pending_.clear();
+      }
+    }
     rows = rows.subspan(count);
-    if (pending_.size() == slice) AddGram();
   }
   return absl::OkStatus();
 }
@@ -117,21 +138,22 @@ void InputStatistics::AddSamples(std::span<const float> rows) {
   }
 }
 
-void InputStatistics::AddGram() {
-  const int64_t tokens = static_cast<int64_t>(pending_.size()) / cols_;
+void InputStatistics::AddGram(std::span<const float> rows) {
+  const int64_t tokens = static_cast<int64_t>(rows.size()) / cols_;
   const int64_t side = (cols_ + kTile - 1) / kTile;
-  ParallelFor(side * (side + 1) / 2, [&](int64_t index) {
+  const auto fill = [&](int64_t index) {
     const TilePosition tile = UpperTile(index, side);
     const int64_t i = tile.row * kTile, j = tile.column * kTile;
     AddMatrixProduct(std::min(kTile, cols_ - i), std::min(kTile, cols_ - j), tokens,
-                     {pending_.data() + i, 1, cols_}, {pending_.data() + j, cols_, 1},
+                     {rows.data() + i, 1, cols_}, {rows.data() + j, cols_, 1},
                      gram_.data() + i * cols_ + j, cols_);
-  });
-  pending_.clear();
+  };
+  ParallelFor(side * (side + 1) / 2, fill, static_cast<double>(kTile * kTile * tokens) / 2e10);
 }
 
 absl::Status InputStatistics::Finish() {
-  if (!pending_.empty()) AddGram();
+  if (!pending_.empty()) AddGram(pending_);
+  pending_.clear();
   const auto mean = [this](const std::vector<double>& sums, std::vector<float>& means) {
     for (const double sum : sums) means.push_back(static_cast<float>(sum / seen_));
   };

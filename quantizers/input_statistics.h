@@ -36,7 +36,7 @@ class InputStatistics {
  private:
   void AddColumnSums(std::span<const float> rows);
   void AddSamples(std::span<const float> rows);
-  void AddGram();
+  void AddGram(std::span<const float> rows);
 
   const int64_t cols_;
   const InputNeeds needs_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "core/float_types.h"
@@ -12,82 +13,140 @@ namespace quantd {
 namespace {
 
 double SumOfSquares(const std::vector<float>& values) {
-  double sum = 0;
-  for (const float v : values) sum += static_cast<double>(v) * v;
-  return sum;
-}
-
-// |X D^T|^2 for D [rows, cols].
-double OutputEnergy(const std::vector<float>& matrix, int64_t rows, int64_t cols,
-                    std::span<const float> inputs) {
-  const int64_t tokens = static_cast<int64_t>(inputs.size()) / cols;
-  std::vector<float> outputs(static_cast<size_t>(tokens * rows));
-  AddMatrixProduct(tokens, rows, cols, {inputs.data(), cols, 1},
-                   MatrixOperand{matrix.data(), cols, 1}.Transposed(), outputs.data(), rows);
-  return SumOfSquares(outputs);
-}
-
-// The error of `approximate(row, values)`, which fills one row.
-template <class Approximate>
-double ErrorOf(const TensorView& weight, std::span<const float> inputs,
-               const Approximate& approximate) {
-  const int64_t rows = weight.shape[0], cols = weight.shape[1];
-  std::vector<float> exact(static_cast<size_t>(rows * cols)), difference(exact.size());
-  ParallelFor(rows, [&](int64_t row) {
-    float* w = exact.data() + row * cols;
-    float* d = difference.data() + row * cols;
-    LoadFloats(weight, row * cols, cols, w);
-    approximate(row, d);
-    for (int64_t c = 0; c < cols; ++c) d[c] -= w[c];
-  });
-  const double energy = OutputEnergy(exact, rows, cols, inputs);
-  return energy > 0 ? std::sqrt(OutputEnergy(difference, rows, cols, inputs) / energy) : 0;
-}
-
-std::vector<float> GridValues(const Grid& grid) {
-  if (grid.kind == Grid::Kind::kTable) return grid.table;
-  std::vector<float> values;
-  for (int code = 0; code < 1 << grid.bits; ++code) {
-    values.push_back(static_cast<float>(code + grid.first));
+  constexpr size_t kLanes = 16;
+  double lanes[kLanes] = {};
+  const size_t whole = values.size() / kLanes * kLanes;
+  for (size_t i = 0; i < whole; i += kLanes) {
+    for (size_t k = 0; k < kLanes; ++k) {
+      lanes[k] += static_cast<double>(values[i + k]) * values[i + k];
+    }
   }
-  return values;
+  for (size_t i = whole; i < values.size(); ++i) {
+    lanes[i - whole] += static_cast<double>(values[i]) * values[i];
+  }
+  return std::accumulate(lanes, lanes + kLanes, 0.0);
 }
 
-}  // namespace
+// A matrix beside its source, on inputs.
+class Comparison {
+ public:
+  Comparison(const TensorView& weight, std::span<const float> inputs)
+      : rows_(weight.shape[0]),
+        cols_(weight.shape[1]),
+        inputs_(inputs),
+        exact_(static_cast<size_t>(rows_ * cols_)) {
+    ParallelFor(
+        rows_,
+        [&](int64_t row) { LoadFloats(weight, row * cols_, cols_, exact_.data() + row * cols_); },
+        kSecondsPerRow);
+    energy_ = OutputEnergy(exact_);
+  }
 
-double OutputError(const TensorView& weight, const QuantizedTensor& quantized,
-                   std::span<const float> inputs) {
-  return ErrorOf(weight, inputs,
-                 [&](int64_t row, float* out) { PlainRows(quantized, row, 1, out); });
+  // The error of `approximate(row, exact, out)`, which fills one row.
+  template <class Approximate>
+  double ErrorOf(const Approximate& approximate) const {
+    if (!(energy_ > 0)) return 0;
+    std::vector<float> difference(exact_.size());
+    const auto fill = [&](int64_t row) {
+      const float* exact = exact_.data() + row * cols_;
+      float* out = difference.data() + row * cols_;
+      approximate(row, exact, out);
+      for (int64_t c = 0; c < cols_; ++c) out[c] -= exact[c];
+    };
+    ParallelFor(rows_, fill, kSecondsPerRow);
+    return std::sqrt(OutputEnergy(difference) / energy_);
+  }
+
+ private:
+  static constexpr double kSecondsPerRow = 5e-6;  // about
+
+  // |X D^T|^2 for D [rows, cols].
+  double OutputEnergy(const std::vector<float>& matrix) const {
+    const int64_t tokens = static_cast<int64_t>(inputs_.size()) / cols_;
+    std::vector<float> outputs(static_cast<size_t>(tokens * rows_));
+    AddMatrixProduct(tokens, rows_, cols_, {inputs_.data(), cols_, 1},
+                     MatrixOperand{matrix.data(), cols_, 1}.Transposed(), outputs.data(), rows_);
+    return SumOfSquares(outputs);
+  }
+
+  const int64_t rows_, cols_;
+  const std::span<const float> inputs_;
+  std::vector<float> exact_;
+  double energy_ = 0;
+};
+
+double ErrorOf(const Comparison& comparison, const QuantizedTensor& quantized) {
+  return comparison.ErrorOf(
+      [&](int64_t row, const float*, float* out) { PlainRows(quantized, row, 1, out); });
 }
 
-double RoundingOutputError(const TensorView& weight, const QuantizedTensor& quantized,
-                           std::span<const float> inputs) {
+// Rounds to the nearest value of a grid, of two as near to the lower.
+class NearestValue {
+ public:
+  explicit NearestValue(const Grid& grid) {
+    if (grid.kind != Grid::Kind::kTable) {
+      least_ = static_cast<float>(grid.first);
+      most_ = static_cast<float>(grid.first + (1 << grid.bits) - 1);
+      return;
+    }
+    table_ = grid.table;
+    std::erase_if(table_, [](float v) { return !std::isfinite(v); });
+    std::sort(table_.begin(), table_.end());
+  }
+
+  float Of(float target) const {
+    if (table_.empty()) return std::clamp(std::ceil(target - 0.5f), least_, most_);
+    auto above = std::lower_bound(table_.begin(), table_.end(), target);
+    if (above == table_.end()) --above;
+    if (above != table_.begin() && target - above[-1] <= *above - target) --above;
+    return *above;
+  }
+
+ private:
+  std::vector<float> table_;  // or all integers from least_ to most_
+  float least_ = 0, most_ = 0;
+};
+
+double RoundingErrorOf(const Comparison& comparison, const QuantizedTensor& quantized) {
   const InputTransform& input = quantized.input;
   if (quantized.grid.kind == Grid::Kind::kCodebook || quantized.grid.bits > 8 ||
       !input.channel_scale.empty() || input.hadamard_size > 1 || quantized.unquantized) {
     return -1;
   }
-  std::vector<float> grid = GridValues(quantized.grid);
-  std::erase_if(grid, [](float v) { return !std::isfinite(v); });
-  std::sort(grid.begin(), grid.end());
+  const NearestValue nearest(quantized.grid);
   const std::vector<int32_t>& order = input.permutation;
-  return ErrorOf(weight, inputs, [&](int64_t row, float* out) {
-    std::vector<float> values(static_cast<size_t>(quantized.cols));
-    LoadFloats(weight, row * quantized.cols, quantized.cols, values.data());
-    for (int64_t c = 0; c < quantized.cols; ++c) {
-      const int64_t column = order.empty() ? c : order[static_cast<size_t>(c)];
-      const auto b = static_cast<size_t>(quantized.block_of(row, c));
+  const bool by_row = !quantized.block.flat && !quantized.block.strided;
+  const int64_t width = !by_row                    ? 1
+                        : quantized.block.cols > 0 ? quantized.block.cols
+                                                   : quantized.cols;
+  return comparison.ErrorOf([&](int64_t row, const float* exact, float* out) {
+    for (int64_t first = 0; first < quantized.cols; first += width) {
+      const auto b = static_cast<size_t>(quantized.block_of(row, first));
       const float scale = quantized.scale[b] * quantized.post_scale;
+      const float inverse = scale != 0 ? 1 / scale : 0;
       const float offset = quantized.offset.empty() ? 0.0f : quantized.offset[b];
       const float zero = quantized.zero_point.empty() ? 0.0f : quantized.zero_point[b];
-      const float target = scale != 0 ? (values[column] - offset) / scale + zero : 0.0f;
-      auto above = std::lower_bound(grid.begin(), grid.end(), target);
-      if (above == grid.end()) --above;
-      if (above != grid.begin() && target - above[-1] <= *above - target) --above;
-      out[column] = (*above - zero) * scale + offset;
+      const int64_t end = std::min(quantized.cols, first + width);
+      for (int64_t c = first; c < end; ++c) {
+        const int64_t column = order.empty() ? c : order[static_cast<size_t>(c)];
+        const float target = scale != 0 ? (exact[column] - offset) * inverse + zero : 0.0f;
+        out[column] = (nearest.Of(target) - zero) * scale + offset;
+      }
     }
   });
+}
+
+}  // namespace
+
+OutputErrors OutputErrorsOf(const TensorView& weight, const QuantizedTensor& quantized,
+                            std::span<const float> inputs) {
+  const Comparison comparison(weight, inputs);
+  return {ErrorOf(comparison, quantized), RoundingErrorOf(comparison, quantized)};
+}
+
+double OutputError(const TensorView& weight, const QuantizedTensor& quantized,
+                   std::span<const float> inputs) {
+  return ErrorOf(Comparison(weight, inputs), quantized);
 }
 
 }  // namespace quantd

@@ -10,14 +10,18 @@
 namespace quantd {
 
 // |X (W - Q(W))^T| / |X W^T| (Frobenius norms) for inputs X [tokens, cols]; 0 when the outputs are.
+struct OutputErrors {
+  double quantized = 0;
+  // The same for the weights rounded to the nearest values of the grid with the scales that the
+  // quantized matrix has, as a method without calibration would; -1 where the grid is no list of
+  // single values or the inputs are transformed.
+  double rounded = -1;
+};
+OutputErrors OutputErrorsOf(const TensorView& weight, const QuantizedTensor& quantized,
+                            std::span<const float> inputs);
+// The first of them alone.
 double OutputError(const TensorView& weight, const QuantizedTensor& quantized,
                    std::span<const float> inputs);
-
-// The same for the weights rounded to the nearest values of the grid with the scales that
-// `quantized` has, as a method without calibration would; -1 where the grid is no list of single
-// values or the inputs are transformed.
-double RoundingOutputError(const TensorView& weight, const QuantizedTensor& quantized,
-                           std::span<const float> inputs);
 
 }  // namespace quantd
 

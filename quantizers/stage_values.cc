@@ -36,16 +36,12 @@ bool Contains(const std::vector<BlockValue>& values, BlockValue value) {
 
 }  // namespace
 
-absl::StatusOr<BlockPass> StageValues::Read(int64_t sequence) const {
-  BlockPass pass;
+absl::Status StageValues::Read(int64_t sequence, BlockPass& pass) const {
   pass.tokens = tokens_[static_cast<size_t>(sequence)];
-  for (const auto& [value, file] : kept_) {
-    ASSIGN_OR_RETURN(pass[value], file->Read(sequence));
-  }
-  if (!kept_.contains(BlockValue::kAfterAttention)) {
-    ASSIGN_OR_RETURN(pass[BlockValue::kInput], inputs_.Read(sequence, false));
-  }
-  return pass;
+  for (std::vector<float>& values : pass.values) values.clear();
+  for (const auto& [value, file] : kept_) RETURN_IF_ERROR(file->Read(sequence, pass[value]));
+  if (kept_.contains(BlockValue::kAfterAttention)) return absl::OkStatus();
+  return inputs_.Read(sequence, false, pass[BlockValue::kInput]);
 }
 
 absl::Status StageValues::Start(BlockValue until, int64_t width) {

@@ -21,8 +21,9 @@ class StageValues {
   StageValues(CheckpointSink& sink, const BlockActivations& inputs, std::vector<int64_t> tokens)
       : sink_(sink), inputs_(inputs), tokens_(std::move(tokens)) {}
 
-  // A pass to go on with: what is kept of the sequence, or its inputs.
-  absl::StatusOr<BlockPass> Read(int64_t sequence) const;
+  // Makes `pass` one to go on with: what is kept of the sequence, or its inputs. Its memory is used
+  // again.
+  absl::Status Read(int64_t sequence, BlockPass& pass) const;
 
   // Keeps what a later stage goes on from, of passes up to `until`, whose rows are `width` wide:
   // one Append for every sequence in order, then Finish, which removes what nobody needs any more.

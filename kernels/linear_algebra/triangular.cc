@@ -23,10 +23,11 @@ int64_t FactorBlock(float* a, int64_t size, int64_t stride) {
     if (!(pivot > 0) || !std::isfinite(pivot)) return j;
     const float root = std::sqrt(pivot);
     a[j * stride + j] = root;
-    for (int64_t i = j + 1; i < size; ++i) a[i * stride + j] /= root;
+    float column[kBlock];
+    for (int64_t i = j + 1; i < size; ++i) column[i] = a[i * stride + j] /= root;
     for (int64_t i = j + 1; i < size; ++i) {
-      const float factor = a[i * stride + j];
-      for (int64_t k = j + 1; k <= i; ++k) a[i * stride + k] -= factor * a[k * stride + j];
+      float* row = a + i * stride;
+      for (int64_t k = j + 1; k <= i; ++k) row[k] -= column[i] * column[k];
     }
   }
   return size;

@@ -57,7 +57,7 @@ void Attend(const AttentionShape& shape, int64_t tokens, const float* q, const f
   const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads;
   const int64_t q_stride = shape.heads * dim, k_stride = shape.kv_heads * dim;
   const int64_t blocks = (tokens + kQueries - 1) / kQueries;
-  ParallelFor(shape.heads * blocks, [&](int64_t task) {
+  const auto attend = [&](int64_t task) {
     thread_local std::vector<float> weights;
     const int64_t head = task / blocks, first = task % blocks * kQueries;
     const int64_t count = std::min(kQueries, tokens - first);
@@ -68,7 +68,10 @@ void Attend(const AttentionShape& shape, int64_t tokens, const float* q, const f
     for (int64_t i = 0; i < count; ++i) std::fill_n(to + i * q_stride, dim, 0.0f);
     AddMatrixProduct(count, dim, keys, {weights.data(), keys, 1}, {v + kv, k_stride, 1}, to,
                      q_stride);
-  });
+  };
+  // Two products and a softmax.
+  const auto multiplications = static_cast<double>(2 * kQueries * tokens * (dim + 16));
+  ParallelFor(shape.heads * blocks, attend, multiplications / 2e10);
 }
 
 void AttendBackward(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,

@@ -13,10 +13,12 @@ namespace {
 void AddTo(std::vector<float>& sum, const std::vector<float>& term) {
   constexpr int64_t kTask = 1 << 14;
   const auto size = static_cast<int64_t>(sum.size());
-  ParallelFor((size + kTask - 1) / kTask, [&](int64_t task) {
-    const int64_t end = std::min(size, (task + 1) * kTask);
-    for (int64_t i = task * kTask; i < end; ++i) sum[i] += term[i];
-  });
+  ParallelFor((size + kTask - 1) / kTask,
+              [&](int64_t task) {
+                const int64_t end = std::min(size, (task + 1) * kTask);
+                for (int64_t i = task * kTask; i < end; ++i) sum[i] += term[i];
+              },
+              1e-5);
 }
 
 Activation ActivationOf(const ModelConfig& config) {
@@ -99,18 +101,17 @@ const float* DenseBlock::Find(const std::string& module, const char* local) cons
   return it == parameters_.end() ? nullptr : it->second.data();
 }
 
-std::vector<float> DenseBlock::Apply(const std::string& module, const std::vector<float>& x,
-                                     int64_t tokens) const {
+void DenseBlock::Apply(const std::string& module, const std::vector<float>& x, int64_t tokens,
+                       std::vector<float>& y) const {
   const auto linear = std::find_if(linears_.begin(), linears_.end(),
                                    [&](const BlockLinear& l) { return l.module == module; });
   const int64_t rows = linear->rows, cols = linear->cols;
-  std::vector<float> y(static_cast<size_t>(tokens * rows));
+  y.assign(static_cast<size_t>(tokens * rows), 0.0f);
   if (const float* bias = Find(module, ".bias")) {
     for (int64_t t = 0; t < tokens; ++t) std::copy_n(bias, rows, y.data() + t * rows);
   }
   AddProduct(tokens, rows, cols, {x.data(), cols, 1},
              MatrixOperand{Find(module, ".weight"), cols, 1}.Transposed(), y.data());
-  return y;
 }
 
 RowNormArgs DenseBlock::NormArgs(const std::string& module) const {
@@ -120,9 +121,9 @@ RowNormArgs DenseBlock::NormArgs(const std::string& module) const {
           .epsilon = static_cast<float>(config_.norm_eps)};
 }
 
-std::vector<float> DenseBlock::Normalize(const std::string& module, const std::vector<float>& x,
-                                         int64_t tokens) const {
-  std::vector<float> y(x.size());
+void DenseBlock::Normalize(const std::string& module, const std::vector<float>& x, int64_t tokens,
+                           std::vector<float>& y) const {
+  y.resize(x.size());
   const RowNormArgs norm = NormArgs(module);
   const int64_t width = config_.hidden_size;
   ForRows(tokens, [&](int64_t first, int64_t count) {
@@ -130,7 +131,6 @@ std::vector<float> DenseBlock::Normalize(const std::string& module, const std::v
       NormalizeRow(norm, x.data() + t * width, width, y.data() + t * width);
     }
   });
-  return y;
 }
 
 BlockPass DenseBlock::Run(BlockValue from, std::span<const float> values, BlockValue until) {
@@ -154,14 +154,18 @@ void DenseBlock::AttentionPart(BlockPass& pass, BlockValue until) const {
   std::vector<float>& input = pass[BlockValue::kAttentionInput];
   if (input.empty() && pass[BlockValue::kAttended].empty()) {
     const std::vector<float>& hidden = pass[BlockValue::kInput];
-    input = is_encoder() ? hidden : Normalize(names_.attention_norm, hidden, tokens);
+    if (is_encoder()) {
+      input = hidden;
+    } else {
+      Normalize(names_.attention_norm, hidden, tokens, input);
+    }
   }
   if (until == BlockValue::kAttentionInput) return;
   std::vector<float>& attended = pass[BlockValue::kAttended];
   if (attended.empty()) {
-    pass.q = Apply(names_.q, input, tokens);
-    pass.k = Apply(names_.k, input, tokens);
-    pass.v = Apply(names_.v, input, tokens);
+    Apply(names_.q, input, tokens, pass.q);
+    Apply(names_.k, input, tokens, pass.k);
+    Apply(names_.v, input, tokens, pass.v);
     if (rope_ != nullptr) {
       Rotate(*rope_, tokens, attention_.heads, attention_.head_dim, false, pass.q.data());
       Rotate(*rope_, tokens, attention_.kv_heads, attention_.head_dim, false, pass.k.data());
@@ -170,14 +174,14 @@ void DenseBlock::AttentionPart(BlockPass& pass, BlockValue until) const {
     Attend(attention_, tokens, pass.q.data(), pass.k.data(), pass.v.data(), attended.data());
   }
   if (until == BlockValue::kAttended) return;
-  pass[BlockValue::kAttentionOutput] = Apply(names_.o, attended, tokens);
+  Apply(names_.o, attended, tokens, pass[BlockValue::kAttentionOutput]);
 }
 
 void DenseBlock::MlpActivation(BlockPass& pass) const {
   const std::vector<float>& input = pass[BlockValue::kMlpInput];
   std::vector<float>& hidden = pass[BlockValue::kMlpHidden];
-  pass.gate = Apply(names_.gate, input, pass.tokens);
-  if (!names_.up.empty()) pass.up = Apply(names_.up, input, pass.tokens);
+  Apply(names_.gate, input, pass.tokens, pass.gate);
+  if (!names_.up.empty()) Apply(names_.up, input, pass.tokens, pass.up);
   hidden.resize(pass.gate.size());
   const int64_t width = config_.intermediate_size;
   ForRows(pass.tokens, [&](int64_t first, int64_t count) {
@@ -199,18 +203,21 @@ void DenseBlock::MlpPart(BlockPass& pass, BlockValue until) const {
   // Encoders take the MLP's residual after the norm.
   const bool needs_input = !from_hidden || (is_encoder() && until == BlockValue::kOutput);
   if (input.empty() && needs_input) {
-    input = Normalize(is_encoder() ? names_.attention_norm : names_.mlp_norm, after_attention,
-                      pass.tokens);
+    Normalize(is_encoder() ? names_.attention_norm : names_.mlp_norm, after_attention, pass.tokens,
+              input);
   }
   if (until == BlockValue::kMlpInput) return;
   if (!from_hidden) MlpActivation(pass);
   if (until == BlockValue::kMlpHidden) return;
-  pass[BlockValue::kMlpOutput] = Apply(names_.down, pass[BlockValue::kMlpHidden], pass.tokens);
+  Apply(names_.down, pass[BlockValue::kMlpHidden], pass.tokens, pass[BlockValue::kMlpOutput]);
   if (until == BlockValue::kMlpOutput) return;
   pass.after_mlp = is_encoder() ? input : after_attention;
   AddTo(pass.after_mlp, pass[BlockValue::kMlpOutput]);
-  pass[BlockValue::kOutput] =
-      is_encoder() ? Normalize(names_.mlp_norm, pass.after_mlp, pass.tokens) : pass.after_mlp;
+  if (is_encoder()) {
+    Normalize(names_.mlp_norm, pass.after_mlp, pass.tokens, pass[BlockValue::kOutput]);
+  } else {
+    pass[BlockValue::kOutput] = pass.after_mlp;
+  }
 }
 
 }  // namespace quantd::calibration

@@ -50,10 +50,10 @@ class DenseBlock final : public CalibratedBlock {
   int64_t WidthOf(BlockValue value) const;
   const float* Find(const std::string& module, const char* local) const;
   // y [tokens, rows of the module] = x W^T + bias.
-  std::vector<float> Apply(const std::string& module, const std::vector<float>& x,
-                           int64_t tokens) const;
-  std::vector<float> Normalize(const std::string& module, const std::vector<float>& x,
-                               int64_t tokens) const;
+  void Apply(const std::string& module, const std::vector<float>& x, int64_t tokens,
+             std::vector<float>& y) const;
+  void Normalize(const std::string& module, const std::vector<float>& x, int64_t tokens,
+                 std::vector<float>& y) const;
   void AttentionPart(BlockPass& pass, BlockValue until) const;
   void MlpPart(BlockPass& pass, BlockValue until) const;
   void MlpActivation(BlockPass& pass) const;

@@ -15,10 +15,12 @@ namespace quantd::calibration {
 template <class Body>
 void ForRows(int64_t rows, const Body& body) {
   constexpr int64_t kRows = 32;
-  ParallelFor((rows + kRows - 1) / kRows, [&](int64_t task) {
+  constexpr double kSeconds = 1e-5;  // of a slice, about
+  const auto slice = [&](int64_t task) {
     const int64_t first = task * kRows;
     body(first, std::min(kRows, rows - first));
-  });
+  };
+  ParallelFor((rows + kRows - 1) / kRows, slice, kSeconds);
 }
 
 // y = activation(x), elementwise; kNone, kGelu, kGeluTanh, kRelu, kSilu or kTanh.

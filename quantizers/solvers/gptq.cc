@@ -159,12 +159,14 @@ class GptqSolver {
   // Codes of columns [begin, end), and the negated errors [rows, end - begin] over the factor's
   // diagonal.
   void RoundBlock(int64_t begin, int64_t end, float* errors) {
-    ParallelFor((rows_ + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task) {
+    constexpr double kSeconds = 2e-5 * kRowsPerTask;  // of a task, about
+    const auto round = [&](int64_t task) {
       const int64_t last = std::min(rows_, (task + 1) * kRowsPerTask);
       for (int64_t row = task * kRowsPerTask; row < last; ++row) {
         RoundRow(row, begin, end, errors + row * (end - begin));
       }
-    });
+    };
+    ParallelFor((rows_ + kRowsPerTask - 1) / kRowsPerTask, round, kSeconds);
   }
 
   void RoundRow(int64_t row, int64_t begin, int64_t end, float* errors) {
