@@ -4,6 +4,7 @@
 #define QUANTD_QUANTIZERS_CHECKPOINT_SINK_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,9 +46,13 @@ class CheckpointSink {
  public:
   virtual ~CheckpointSink() = default;
   virtual bool IsComplete(const PlannedParameter& parameter) const = 0;
-  virtual absl::Status WritePlain(const PlannedParameter& parameter, const TensorView& tensor) = 0;
+  // `note`, one line of printable ASCII, is kept beside the parameter's entry in the journal.
+  virtual absl::Status WritePlain(const PlannedParameter& parameter, const TensorView& tensor,
+                                  absl::string_view note) = 0;
   virtual absl::Status WriteQuantized(const PlannedParameter& parameter,
-                                      const QuantizedTensor& weight) = 0;
+                                      const QuantizedTensor& weight, absl::string_view note) = 0;
+  // The note of a parameter that an earlier run wrote, "" when it left none; nullopt for others.
+  virtual std::optional<std::string> EarlierNote(const PlannedParameter& parameter) const = 0;
   // Bytes of the finished output.
   virtual absl::StatusOr<uint64_t> Finish() = 0;
   // A file of the job's own beside the output, made anew; NOT_FOUND or the file for reading; its

@@ -21,19 +21,24 @@ class FolderSink final : public CheckpointSink {
     return writer_->IsComplete(parameter.source.name);
   }
 
-  absl::Status WritePlain(const PlannedParameter& parameter, const TensorView& tensor) override {
-    RETURN_IF_ERROR(writer_->Add(parameter.source.name, tensor));
-    return writer_->CompleteGroup(parameter.source.name);
+  std::optional<std::string> EarlierNote(const PlannedParameter& parameter) const override {
+    return writer_->EarlierNote(parameter.source.name);
   }
 
-  absl::Status WriteQuantized(const PlannedParameter& parameter,
-                              const QuantizedTensor& weight) override {
+  absl::Status WritePlain(const PlannedParameter& parameter, const TensorView& tensor,
+                          absl::string_view note) override {
+    RETURN_IF_ERROR(writer_->Add(parameter.source.name, tensor));
+    return writer_->CompleteGroup(parameter.source.name, note);
+  }
+
+  absl::Status WriteQuantized(const PlannedParameter& parameter, const QuantizedTensor& weight,
+                              absl::string_view note) override {
     ASSIGN_OR_RETURN(const std::vector<NamedTensor> tensors, plan_.codec->Encode(weight));
     const std::string module = SplitParameterName(parameter.source.name).module;
     for (const NamedTensor& named : tensors) {
       RETURN_IF_ERROR(writer_->Add(absl::StrCat(module, ".", named.name), named.tensor));
     }
-    return writer_->CompleteGroup(parameter.source.name);
+    return writer_->CompleteGroup(parameter.source.name, note);
   }
 
   absl::StatusOr<uint64_t> Finish() override {

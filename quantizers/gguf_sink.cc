@@ -1,5 +1,5 @@
 #include <chrono>
-#include <set>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -16,7 +16,8 @@ constexpr absl::string_view kRopeFrequencies = "rope_freqs.weight";
 constexpr std::chrono::seconds kFlushInterval(1);
 constexpr size_t kJournalLimit = size_t{64} << 20;
 
-// The journal is the job's fingerprint (hashed to one line) and then one complete tensor a line.
+// The journal is the job's fingerprint (hashed to one line) and then one complete tensor a line:
+// its name and, after a tab, its note.
 std::string JournalHead(const JobPlan& plan) {
   uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
   for (const char c : plan.fingerprint)
@@ -32,7 +33,7 @@ class GgufSink final : public CheckpointSink {
   absl::Status Open(const std::string& name, bool resume) {
     if (resume) RETURN_IF_ERROR(ReadJournal());
     ASSIGN_OR_RETURN(journal_, output_->CreateFile(kJournal));
-    if (complete_.empty()) {
+    if (earlier_notes_.empty()) {
       RETURN_IF_ERROR(journal_->Truncate(0));
       const std::string head = JournalHead(plan_) + "\n";
       RETURN_IF_ERROR(journal_->WriteAt(0, std::as_bytes(std::span(head))));
@@ -50,18 +51,24 @@ class GgufSink final : public CheckpointSink {
   }
 
   bool IsComplete(const PlannedParameter& parameter) const override {
-    return complete_.contains(parameter.gguf_name);
+    return earlier_notes_.contains(parameter.gguf_name);
   }
 
-  absl::Status WritePlain(const PlannedParameter& parameter, const TensorView& tensor) override {
-    return Write(parameter, tensor.bytes);
+  std::optional<std::string> EarlierNote(const PlannedParameter& parameter) const override {
+    const auto found = earlier_notes_.find(parameter.gguf_name);
+    return found == earlier_notes_.end() ? std::nullopt : std::optional(found->second);
   }
 
-  absl::Status WriteQuantized(const PlannedParameter& parameter,
-                              const QuantizedTensor& weight) override {
+  absl::Status WritePlain(const PlannedParameter& parameter, const TensorView& tensor,
+                          absl::string_view note) override {
+    return Write(parameter, tensor.bytes, note);
+  }
+
+  absl::Status WriteQuantized(const PlannedParameter& parameter, const QuantizedTensor& weight,
+                              absl::string_view note) override {
     ASSIGN_OR_RETURN(const std::vector<std::byte> blocks,
                      EncodeGgufBlocks(parameter.gguf_type, weight));
-    return Write(parameter, blocks);
+    return Write(parameter, blocks, note);
   }
 
   absl::StatusOr<uint64_t> Finish() override {
@@ -108,9 +115,10 @@ class GgufSink final : public CheckpointSink {
     return writer_->Add(kRopeFrequencies, std::as_bytes(std::span(plan_.rope_frequency_divisors)));
   }
 
-  absl::Status Write(const PlannedParameter& parameter, std::span<const std::byte> bytes) {
+  absl::Status Write(const PlannedParameter& parameter, std::span<const std::byte> bytes,
+                     absl::string_view note) {
     RETURN_IF_ERROR(writer_->Add(parameter.gguf_name, bytes));
-    pending_lines_ += parameter.gguf_name + "\n";
+    absl::StrAppend(&pending_lines_, parameter.gguf_name, "\t", note, "\n");
     if (std::chrono::steady_clock::now() - last_flush_ < kFlushInterval) return absl::OkStatus();
     return FlushJournal();
   }
@@ -139,7 +147,9 @@ class GgufSink final : public CheckpointSink {
           "resume");
     }
     // The last piece has no newline yet: torn or empty.
-    for (size_t i = 1; i + 1 < lines.size(); ++i) complete_.insert(lines[i]);
+    for (size_t i = 1; i + 1 < lines.size(); ++i) {
+      earlier_notes_.insert(absl::StrSplit(lines[i], absl::MaxSplits('\t', 1)));
+    }
     journal_size_ = text.size() - lines.back().size();
     return absl::OkStatus();
   }
@@ -148,8 +158,8 @@ class GgufSink final : public CheckpointSink {
   std::unique_ptr<AtomicOutput> output_;
   std::unique_ptr<OutputFile> journal_;
   std::unique_ptr<GgufWriter> writer_;
-  OutputFile* file_ = nullptr;  // owned by writer_
-  std::set<std::string> complete_;
+  OutputFile* file_ = nullptr;                        // owned by writer_
+  std::map<std::string, std::string> earlier_notes_;  // of complete tensors, by name
   std::string pending_lines_;
   std::chrono::steady_clock::time_point last_flush_ = std::chrono::steady_clock::now();
   uint64_t journal_size_ = 0;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
 #include "quantizers/parameter_names.h"
+#include "quantizers/parameter_record.h"
 #include "quantizers/plain_weight.h"
 #include "quantizers/quantization_error.h"
 
@@ -66,6 +67,7 @@ absl::StatusOr<QuantizeReport> Job::Run(const std::function<absl::Status()>& blo
                                  [this](const auto& p) { return sink_.IsComplete(p); });
   if (options_.resume && !found)
     Warn("resume: found no interrupted job of this output; began anew");
+  noted_warnings_ = report_.warnings.size();
   for (const PlannedParameter& parameter : plan_.parameters) {
     if (blocks && parameter.layer >= 0) continue;
     if (stopping()) return Stopped();
@@ -101,7 +103,6 @@ absl::StatusOr<Tensor> Job::ReadPlain(const PlannedParameter& parameter) {
   const std::string& name = parameter.source.name;
   ASSIGN_OR_RETURN(Weight weight, source_.Read(name));
   RETURN_IF_ERROR(CheckCanBePlain(name, weight, HasBias(source_, name)));
-  if (parameter.source.is_quantized) ++requantized_;
   Tensor tensor = ToPlain(std::move(weight), ConversionDType(parameter));
   ASSIGN_OR_RETURN(tensor, Reorder(parameter, std::move(tensor)));
   RETURN_IF_ERROR(CheckValues(parameter, tensor));
@@ -109,11 +110,20 @@ absl::StatusOr<Tensor> Job::ReadPlain(const PlannedParameter& parameter) {
 }
 
 absl::Status Job::Done(const PlannedParameter& parameter) {
+  if (const auto note = sink_.EarlierNote(parameter)) ReportEarlier(parameter, *note);
   progress_.tensors_done++;
   progress_.bytes_done += parameter.source.stored_bytes;
   progress_.tensor = parameter.source.name;
   if (control_.on_progress) control_.on_progress(progress_);
   return absl::OkStatus();
+}
+
+void Job::Warn(absl::string_view text) {
+  // Blocks that are done again after an interruption say the same again.
+  const auto& given = report_.warnings;
+  if (std::find(given.begin(), given.end(), text) == given.end()) {
+    report_.warnings.emplace_back(text);
+  }
 }
 
 void Job::Tell(const std::function<void(QuantizeProgress&)>& change) {
@@ -125,12 +135,12 @@ absl::Status Job::CopyBlocks(const PlannedParameter& parameter, Weight weight) {
   const std::vector<int64_t> order = RowOrderToGguf(source_.config(), parameter.source.name);
   ASSIGN_OR_RETURN(weight, PermuteRows(std::move(weight), order));
   const auto& blocks = std::get<QuantizedTensor>(weight);
-  report_.layers.push_back({.name = parameter.source.name,
-                            .scheme = absl::StrCat("kept (", parameter.source.stored_as, ")"),
-                            .rows = blocks.rows,
-                            .cols = blocks.cols,
-                            .bits_per_weight = blocks.bits_per_weight()});
-  return sink_.WriteQuantized(parameter, blocks);
+  const std::string note =
+      Report(parameter, {.scheme = absl::StrCat("kept (", parameter.source.stored_as, ")"),
+                         .rows = blocks.rows,
+                         .cols = blocks.cols,
+                         .bits_per_weight = blocks.bits_per_weight()});
+  return sink_.WriteQuantized(parameter, blocks, note);
 }
 
 absl::StatusOr<Tensor> Job::Reorder(const PlannedParameter& parameter, Tensor tensor) const {
@@ -145,8 +155,7 @@ absl::Status Job::CheckValues(const PlannedParameter& parameter, Tensor& tensor)
   if (!options_.zero_nonfinite) return CheckFinite(parameter.source.name, tensor);
   if (!InfoOf(tensor.dtype).is_float) return absl::OkStatus();
   if (const int64_t zeroed = ZeroNonFinite(tensor); zeroed > 0) {
-    report_.warnings.push_back(
-        absl::StrCat(parameter.source.name, ": ", zeroed, " non-finite values set to 0"));
+    Warn(absl::StrCat(parameter.source.name, ": ", zeroed, " non-finite values set to 0"));
   }
   return absl::OkStatus();
 }
@@ -170,28 +179,51 @@ absl::Status Job::Quantize(const PlannedParameter& parameter, const Tensor& tens
 absl::Status Job::WriteQuantized(const PlannedParameter& parameter, const Tensor& weight,
                                  const QuantizedTensor& quantized, LayerReport layer) {
   progress_.relative_error = RelativeError(weight, quantized);
-  layer.name = parameter.source.name;
   layer.scheme = parameter.scheme->Describe();
   layer.rows = quantized.rows;
   layer.cols = quantized.cols;
   layer.bits_per_weight = quantized.bits_per_weight();
   layer.relative_error = progress_.relative_error;
-  report_.layers.push_back(std::move(layer));
-  const double elements = static_cast<double>(quantized.rows) * quantized.cols;
-  error_sum_ += progress_.relative_error * elements;
-  error_weight_ += elements;
-  return sink_.WriteQuantized(parameter, quantized);
+  return sink_.WriteQuantized(parameter, quantized, Report(parameter, std::move(layer)));
 }
 
 absl::Status Job::Keep(const PlannedParameter& parameter, const Tensor& tensor) {
   const int64_t rows = tensor.shape.empty() ? 1 : tensor.shape[0];
-  report_.layers.push_back(
-      {.name = parameter.source.name,
-       .scheme = absl::StrCat("kept (", InfoOf(tensor.dtype).safetensors_name, ")"),
-       .rows = rows,
-       .cols = rows > 0 ? tensor.view().elements() / rows : 0,
-       .bits_per_weight = 8.0 * SizeOf(tensor.dtype)});
-  return sink_.WritePlain(parameter, tensor);
+  const std::string note = Report(
+      parameter, {.scheme = absl::StrCat("kept (", InfoOf(tensor.dtype).safetensors_name, ")"),
+                  .rows = rows,
+                  .cols = rows > 0 ? tensor.view().elements() / rows : 0,
+                  .bits_per_weight = 8.0 * SizeOf(tensor.dtype)});
+  return sink_.WritePlain(parameter, tensor, note);
+}
+
+std::string Job::Report(const PlannedParameter& parameter, LayerReport layer) {
+  layer.name = parameter.source.name;
+  const auto first = report_.warnings.begin() + static_cast<ptrdiff_t>(noted_warnings_);
+  const std::string note = RecordText({layer, {first, report_.warnings.end()}});
+  noted_warnings_ = report_.warnings.size();
+  AddLayer(parameter, std::move(layer));
+  return note;
+}
+
+void Job::ReportEarlier(const PlannedParameter& parameter, absl::string_view note) {
+  std::optional<ParameterRecord> record = ParseRecord(parameter.source.name, note);
+  if (!record) {
+    ++unreported_;
+    return;
+  }
+  for (const std::string& warning : record->warnings) Warn(warning);
+  noted_warnings_ = report_.warnings.size();
+  AddLayer(parameter, std::move(record->layer));
+}
+
+void Job::AddLayer(const PlannedParameter& parameter, LayerReport layer) {
+  if (parameter.scheme != nullptr && !HasPlannedBlocks(parameter)) {
+    const double elements = static_cast<double>(layer.rows) * static_cast<double>(layer.cols);
+    error_sum_ += layer.relative_error * elements;
+    error_weight_ += elements;
+  }
+  report_.layers.push_back(std::move(layer));
 }
 
 void Job::Summarize(double seconds) {
@@ -205,11 +237,18 @@ void Job::Summarize(double seconds) {
   report_.seconds = seconds;
   report_.peak_memory_bytes = PeakResidentBytes();
   report_.mean_relative_error = error_weight_ > 0 ? error_sum_ / error_weight_ : 0;
-  if (requantized_ > 0 && error_weight_ > 0) {
-    report_.warnings.push_back(absl::StrCat("the source is quantized already (",
-                                            source_.quantization(),
-                                            "): errors are against its "
-                                            "dequantized weights"));
+  const bool requantized =
+      std::any_of(plan_.parameters.begin(), plan_.parameters.end(), [](const auto& parameter) {
+        return parameter.source.is_quantized && !HasPlannedBlocks(parameter);
+      });
+  if (requantized && error_weight_ > 0) {
+    Warn(absl::StrCat("the source is quantized already (", source_.quantization(),
+                      "): errors are against its dequantized weights"));
+  }
+  if (unreported_ > 0) {
+    Warn(absl::StrCat(unreported_,
+                      " tensors were written before the resume by a version that "
+                      "kept no reports: layers and mean error leave them out"));
   }
 }
 

@@ -28,7 +28,8 @@ class Job {
   absl::Status Keep(const PlannedParameter& parameter, const Tensor& tensor);
   // Counts it and tells the progress.
   absl::Status Done(const PlannedParameter& parameter);
-  void Warn(absl::string_view text) { report_.warnings.emplace_back(text); }
+  // Texts that were given before are passed over.
+  void Warn(absl::string_view text);
   // Tells the progress beside what it counts.
   void Tell(const std::function<void(QuantizeProgress&)>& change);
 
@@ -38,6 +39,11 @@ class Job {
   absl::StatusOr<Tensor> Reorder(const PlannedParameter& parameter, Tensor tensor) const;
   absl::Status CheckValues(const PlannedParameter& parameter, Tensor& tensor);
   absl::Status Quantize(const PlannedParameter& parameter, const Tensor& tensor);
+  // Into the report: a parameter that is about to be written, with the note for the journal that
+  // tells a later run the same; one that an earlier run wrote.
+  std::string Report(const PlannedParameter& parameter, LayerReport layer);
+  void ReportEarlier(const PlannedParameter& parameter, absl::string_view note);
+  void AddLayer(const PlannedParameter& parameter, LayerReport layer);
   void Summarize(double seconds);
 
   const ModelSource& source_;
@@ -47,8 +53,9 @@ class Job {
   JobControl& control_;
   QuantizeProgress progress_;
   QuantizeReport report_;
+  size_t noted_warnings_ = 0;  // that the journal has, or that are of this run only
+  int64_t unreported_ = 0;     // parameters of earlier runs of which nothing is known
   double error_sum_ = 0, error_weight_ = 0;
-  int64_t requantized_ = 0;
 };
 
 }  // namespace quantd

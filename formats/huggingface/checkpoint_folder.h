@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -68,7 +69,10 @@ class CheckpointFolderWriter {
   // must come in the same order in every run, so that the files do not depend on interruptions.
   virtual bool IsComplete(absl::string_view group) const = 0;
   virtual absl::Status Add(absl::string_view name, const TensorView& tensor) = 0;
-  virtual absl::Status CompleteGroup(absl::string_view group) = 0;
+  // `note`, in UTF-8, stays in the journal beside the group.
+  virtual absl::Status CompleteGroup(absl::string_view group, absl::string_view note = {}) = 0;
+  // The note of a group that an earlier run completed, "" when it left none; nullopt for others.
+  virtual std::optional<std::string> EarlierNote(absl::string_view group) const = 0;
 
   // Shapes of all tensors that are there so far, by name.
   virtual std::map<std::string, Shape> stored() const = 0;

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -55,7 +56,8 @@ class JournaledWriter : public CheckpointFolderWriter {
 
   bool IsComplete(absl::string_view group) const override { return complete_.contains(group); }
   absl::Status Add(absl::string_view name, const TensorView& tensor) override;
-  absl::Status CompleteGroup(absl::string_view group) override;
+  absl::Status CompleteGroup(absl::string_view group, absl::string_view note) override;
+  std::optional<std::string> EarlierNote(absl::string_view group) const override;
   std::map<std::string, Shape> stored() const override;
   absl::Status WriteSideFile(absl::string_view relative_name, absl::string_view content) override;
   absl::StatusOr<uint64_t> Finish(const std::string& config_json) override;
@@ -87,6 +89,7 @@ class JournaledWriter : public CheckpointFolderWriter {
   size_t first_dirty_ = 0;  // the first shard written to since the last flush
   absl::flat_hash_set<std::string> names_;
   absl::flat_hash_set<std::string> complete_;
+  absl::flat_hash_map<std::string, std::string> earlier_notes_;
   JournalGroup group_;         // being written
   std::string pending_lines_;  // of complete groups, not flushed yet
   std::chrono::steady_clock::time_point last_flush_ = std::chrono::steady_clock::now();
@@ -178,6 +181,7 @@ absl::Status JournaledWriter::TakeOver(const std::vector<JournalGroup>& groups) 
       names_.insert(tensor.info.name);
     }
     complete_.insert(group.name);
+    earlier_notes_[group.name] = group.note;
   }
   for (auto& tensors : written) RETURN_IF_ERROR(OpenShard(std::move(tensors)));
   first_dirty_ = shards_.empty() ? 0 : shards_.size() - 1;
@@ -220,14 +224,20 @@ absl::Status JournaledWriter::Add(absl::string_view name, const TensorView& tens
   return absl::OkStatus();
 }
 
-absl::Status JournaledWriter::CompleteGroup(absl::string_view group) {
+absl::Status JournaledWriter::CompleteGroup(absl::string_view group, absl::string_view note) {
   group_.name = std::string(group);
+  group_.note = std::string(note);
   ASSIGN_OR_RETURN(const std::string line, JournalLine(group_));
   pending_lines_ += line;
   complete_.insert(group_.name);
   group_ = {};
   if (std::chrono::steady_clock::now() - last_flush_ < kFlushInterval) return absl::OkStatus();
   return Flush();
+}
+
+std::optional<std::string> JournaledWriter::EarlierNote(absl::string_view group) const {
+  const auto found = earlier_notes_.find(group);
+  return found == earlier_notes_.end() ? std::nullopt : std::optional(found->second);
 }
 
 // Tensors reach the disk before the journal says so.

@@ -65,6 +65,8 @@ absl::StatusOr<JournalGroup> ParseGroup(absl::string_view line) {
     ASSIGN_OR_RETURN(JournalTensor parsed, ParseTensor(tensor));
     group.tensors.push_back(std::move(parsed));
   }
+  ASSIGN_OR_RETURN(const std::optional<std::string> note, fields.OptionalString("note"));
+  group.note = note.value_or("");
   return group;
 }
 
@@ -91,7 +93,9 @@ absl::StatusOr<std::string> JournalLine(const JournalGroup& group) {
                        {"end", tensor.info.end},
                        {"xxh3", tensor.checksum}});
   }
-  return Line(Json{{"group", group.name}, {"tensors", std::move(tensors)}});
+  Json line{{"group", group.name}, {"tensors", std::move(tensors)}};
+  if (!group.note.empty()) line["note"] = group.note;
+  return Line(line);
 }
 
 absl::StatusOr<Journal> ParseJournal(absl::string_view text) {

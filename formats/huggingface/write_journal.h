@@ -23,6 +23,7 @@ struct JournalTensor {
 struct JournalGroup {
   std::string name;
   std::vector<JournalTensor> tensors;
+  std::string note;  // of the job's own; "" in journals of older versions
 };
 
 struct Journal {
@@ -34,8 +35,8 @@ struct Journal {
 
 uint64_t ChecksumOf(std::span<const std::byte> bytes);
 
-// Lines as the journal file has them, each with its newline. INVALID_ARGUMENT for a name that is no
-// UTF-8.
+// Lines as the journal file has them, each with its newline. INVALID_ARGUMENT for a name or
+// note that is no UTF-8.
 absl::StatusOr<std::string> JournalHead(const Journal& journal);
 absl::StatusOr<std::string> JournalLine(const JournalGroup& group);
 
