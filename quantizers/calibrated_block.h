@@ -92,9 +92,10 @@ class CalibratedBlock {
   // `until` before the next residual: the search over one half of the block. A sequence's result
   // depends on nothing but the arguments and the parameters.
   virtual BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) = 0;
-  // Goes on with a pass that holds the latest of kInput, kAttended (with kInput), kAfterAttention
-  // and kMlpHidden (with kAfterAttention) that was computed: the same bits as the whole run gives.
-  // What it holds must be of the parameters as they are.
+  // Goes on with a pass that holds what Run starts from, or the latest of kInput, kAttended (with
+  // kInput), kAfterAttention and kMlpHidden (with kAfterAttention) that was computed: the same bits
+  // as the whole run gives. What it holds must be of the parameters as they are; the vectors of
+  // what it lacks are empty, their memory is used.
   virtual void Continue(BlockPass& pass, BlockValue until) = 0;
 
   // Adds the gradients of a loss whose gradient by kOutput is `output`, [tokens, hidden], for every

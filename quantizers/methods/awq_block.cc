@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -118,54 +119,119 @@ absl::StatusOr<StageData> Collect(CalibratedBlock& block, const BlockInputs& inp
   return data;
 }
 
-double LossOf(CalibratedBlock& block, const Group& group, const StageData& data) {
-  double loss = 0;
-  for (size_t s = 0; s < data.inputs.size(); ++s) {
-    const BlockPass pass = block.Run(group.from, data.inputs[s], group.until);
-    const std::vector<float>& found = pass[group.until];
-    double sum = 0;
-    for (size_t i = 0; i < found.size(); ++i) {
-      const double difference = found[i] - data.references[s][i];
-      sum += difference * difference;
+// |a - b|^2, in slices that are added in order.
+double SquaredDistance(const std::vector<float>& a, const std::vector<float>& b) {
+  constexpr size_t kSlice = 1 << 14, kLanes = 16;
+  std::vector<double> sums((a.size() + kSlice - 1) / kSlice);
+  const auto add = [&](int64_t slice) {
+    double lanes[kLanes] = {};
+    const size_t begin = static_cast<size_t>(slice) * kSlice;
+    const size_t end = std::min(a.size(), begin + kSlice);
+    for (size_t i = begin; i < end; i += kLanes) {
+      for (size_t k = 0; k < std::min(kLanes, end - i); ++k) {
+        const double difference = a[i + k] - b[i + k];
+        lanes[k] += difference * difference;
+      }
     }
-    loss += sum;
-  }
-  return loss;
+    sums[static_cast<size_t>(slice)] = std::accumulate(lanes, lanes + kLanes, 0.0);
+  };
+  ParallelFor(static_cast<int64_t>(sums.size()), add, 1e-5);
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 // _search_best_scale: the factors whose rounded weights change the output least. The weights are
-// as before when it returns.
+// as before when it is gone.
+class FactorSearch {
+ public:
+  FactorSearch(CalibratedBlock& block, const AwqOptions& options, const Group& group,
+               StageData data)
+      : block_(block), options_(options), group_(group), data_(std::move(data)) {
+    for (const BlockLinear* linear : group.linears) weights_.push_back(MatrixOf(block, *linear));
+    std::vector<const HalfMatrix*> pointers;
+    for (const HalfMatrix& weight : weights_) pointers.push_back(&weight);
+    columns_ = AwqColumnMagnitude(pointers, options.spec);
+  }
+  ~FactorSearch() {
+    for (size_t i = 0; i < weights_.size(); ++i) Put(i, weights_[i]);
+  }
+  FactorSearch(const FactorSearch&) = delete;
+  FactorSearch& operator=(const FactorSearch&) = delete;
+
+  // Empty where no factors give finite outputs. Losses are sums over the sequences, so factors are
+  // given up as soon as theirs is above the least; the first sequence says who is tried first.
+  absl::StatusOr<std::vector<float>> Best(SolverControl& control) {
+    std::vector<Candidate> candidates;
+    for (int step = 0; step < kAwqRatios; ++step) {
+      if (control.stopped && control.stopped()) return Cancelled();
+      candidates.push_back({step, Factors(step), 0});
+      Try(candidates.back());
+      AddLosses(0, 1, std::numeric_limits<double>::infinity(), candidates.back());
+    }
+    std::ranges::stable_sort(candidates, {}, [](const Candidate& c) {
+      return std::isnan(c.loss) ? std::numeric_limits<double>::infinity() : c.loss;
+    });
+    const Candidate* best = nullptr;
+    double least = std::numeric_limits<double>::infinity();
+    for (Candidate& candidate : candidates) {
+      if (control.stopped && control.stopped()) return Cancelled();
+      if (!(candidate.loss <= least)) continue;
+      Try(candidate);
+      AddLosses(1, data_.inputs.size(), least, candidate);
+      const bool wins = candidate.loss < least ||
+                        (best != nullptr && candidate.loss == least && candidate.step < best->step);
+      if (!wins) continue;
+      least = candidate.loss;
+      best = &candidate;
+    }
+    return best == nullptr ? std::vector<float>() : best->factors;
+  }
+
+ private:
+  struct Candidate {
+    int step;
+    std::vector<float> factors;
+    double loss;  // so far
+  };
+
+  std::vector<float> Factors(int step) const {
+    return AwqFactors(data_.mean_magnitude, columns_, step, options_.duo_scaling);
+  }
+  void Put(size_t i, const HalfMatrix& weight) {
+    std::ranges::copy(weight.values, block_.Parameter(WeightOf(*group_.linears[i])).begin());
+  }
+  void Try(const Candidate& candidate) {
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      Put(i, QuantizedWithFactors(weights_[i], options_.spec, candidate.factors));
+    }
+  }
+
+  // Of the sequences [first, end), until it is above `least`.
+  void AddLosses(size_t first, size_t end, double least, Candidate& candidate) {
+    for (size_t s = first; s < end && !(candidate.loss > least); ++s) {
+      for (std::vector<float>& values : pass_.values) values.clear();
+      std::vector<float>& inputs = data_.inputs[s];
+      pass_.tokens = static_cast<int64_t>(inputs.size()) / group_.linears.front()->cols;
+      pass_[group_.from].swap(inputs);
+      block_.Continue(pass_, group_.until);
+      pass_[group_.from].swap(inputs);
+      candidate.loss += SquaredDistance(pass_[group_.until], data_.references[s]);
+    }
+  }
+
+  CalibratedBlock& block_;
+  const AwqOptions& options_;
+  const Group& group_;
+  StageData data_;
+  std::vector<HalfMatrix> weights_;
+  std::vector<float> columns_;
+  BlockPass pass_;
+};
+
 absl::Status SearchGroup(CalibratedBlock& block, const BlockInputs& inputs,
                          const AwqOptions& options, SolverControl& control, Group& group) {
-  ASSIGN_OR_RETURN(const StageData data, Collect(block, inputs, group, control));
-  std::vector<HalfMatrix> weights;
-  std::vector<const HalfMatrix*> pointers;
-  for (const BlockLinear* linear : group.linears) weights.push_back(MatrixOf(block, *linear));
-  for (const HalfMatrix& weight : weights) pointers.push_back(&weight);
-  const std::vector<float> columns = AwqColumnMagnitude(pointers, options.spec);
-  double least = std::numeric_limits<double>::infinity();
-  const auto restore = [&] {
-    for (size_t i = 0; i < weights.size(); ++i) {
-      std::ranges::copy(weights[i].values, block.Parameter(WeightOf(*group.linears[i])).begin());
-    }
-  };
-  for (int step = 0; step < kAwqRatios; ++step) {
-    if (control.stopped && control.stopped()) {
-      restore();
-      return Cancelled();
-    }
-    std::vector<float> factors =
-        AwqFactors(data.mean_magnitude, columns, step, options.duo_scaling);
-    for (size_t i = 0; i < weights.size(); ++i) {
-      const HalfMatrix tried = QuantizedWithFactors(weights[i], options.spec, factors);
-      std::ranges::copy(tried.values, block.Parameter(WeightOf(*group.linears[i])).begin());
-    }
-    const double loss = LossOf(block, group, data);
-    if (!(loss < least)) continue;
-    least = loss;
-    group.factors = std::move(factors);
-  }
-  restore();
+  ASSIGN_OR_RETURN(StageData data, Collect(block, inputs, group, control));
+  FactorSearch search(block, options, group, std::move(data));
+  ASSIGN_OR_RETURN(group.factors, search.Best(control));
   if (group.factors.empty()) {
     control.warnings.push_back(absl::StrCat(group.linears.front()->module,
                                             ": not scaled: no factors give finite outputs"));
