@@ -74,47 +74,75 @@ void Attend(const AttentionShape& shape, int64_t tokens, const float* q, const f
   ParallelFor(shape.heads * blocks, attend, multiplications / 2e10);
 }
 
+namespace {
+
+// One head's part: d_q in place, d_k and d_v [tokens, head_dim] without gaps.
+void HeadBackward(const AttentionShape& shape, int64_t tokens, int64_t head, const float* q,
+                  const float* k, const float* v, const float* out, const float* d_out, float* d_q,
+                  float* d_k, float* d_v) {
+  const int64_t dim = shape.head_dim, kv = head / (shape.heads / shape.kv_heads) * dim;
+  const int64_t q_stride = shape.heads * dim, k_stride = shape.kv_heads * dim;
+  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
+  thread_local std::vector<float> weights, d_scores;
+  for (int64_t first = 0; first < tokens; first += kQueries) {
+    const int64_t count = std::min(kQueries, tokens - first);
+    const int64_t keys = KeysFor(shape, tokens, first + count);
+    const int64_t at = first * q_stride + head * dim;
+    Weights(shape, q + head * dim, q_stride, k + kv, k_stride, first, count, keys, weights);
+    AddMatrixProduct(keys, dim, count, MatrixOperand{weights.data(), keys, 1}.Transposed(),
+                     {d_out + at, q_stride, 1}, d_v, dim);
+    d_scores.assign(static_cast<size_t>(count * keys), 0.0f);
+    AddMatrixProduct(count, keys, dim, {d_out + at, q_stride, 1},
+                     MatrixOperand{v + kv, k_stride, 1}.Transposed(), d_scores.data(), keys);
+    for (int64_t i = 0; i < count; ++i) {
+      double sum = 0;  // of the weights' gradients under the weights
+      for (int64_t d = 0; d < dim; ++d) {
+        sum += static_cast<double>(out[at + i * q_stride + d]) * d_out[at + i * q_stride + d];
+      }
+      const auto mean = static_cast<float>(sum);
+      float* d_row = d_scores.data() + i * keys;
+      const float* row = weights.data() + i * keys;
+      for (int64_t j = 0; j < keys; ++j) d_row[j] = (d_row[j] - mean) * row[j] * scale;
+    }
+    AddMatrixProduct(count, dim, keys, {d_scores.data(), keys, 1}, {k + kv, k_stride, 1}, d_q + at,
+                     q_stride);
+    AddMatrixProduct(keys, dim, count, MatrixOperand{d_scores.data(), keys, 1}.Transposed(),
+                     {q + at, q_stride, 1}, d_k, dim);
+  }
+}
+
+}  // namespace
+
 void AttendBackward(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
                     const float* v, const float* out, const float* d_out, float* d_q, float* d_k,
                     float* d_v) {
-  const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads;
-  const int64_t q_stride = shape.heads * dim, k_stride = shape.kv_heads * dim;
-  std::fill_n(d_q, tokens * q_stride, 0.0f);
-  std::fill_n(d_k, tokens * k_stride, 0.0f);
-  std::fill_n(d_v, tokens * k_stride, 0.0f);
-  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
-  // A key's gradients are sums over the queries of its group: one task each, in order.
-  ParallelFor(shape.kv_heads, [&](int64_t kv_head) {
-    std::vector<float> weights, d_scores;
-    const int64_t kv = kv_head * dim;
-    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      for (int64_t first = 0; first < tokens; first += kQueries) {
-        const int64_t count = std::min(kQueries, tokens - first);
-        const int64_t keys = KeysFor(shape, tokens, first + count);
-        const int64_t at = first * q_stride + head * dim;
-        Weights(shape, q + head * dim, q_stride, k + kv, k_stride, first, count, keys, weights);
-        AddMatrixProduct(keys, dim, count, MatrixOperand{weights.data(), keys, 1}.Transposed(),
-                         {d_out + at, q_stride, 1}, d_v + kv, k_stride);
-        d_scores.assign(static_cast<size_t>(count * keys), 0.0f);
-        AddMatrixProduct(count, keys, dim, {d_out + at, q_stride, 1},
-                         MatrixOperand{v + kv, k_stride, 1}.Transposed(), d_scores.data(), keys);
-        for (int64_t i = 0; i < count; ++i) {
-          double mean = 0;  // of the weights' gradients under the weights
-          for (int64_t d = 0; d < dim; ++d) {
-            mean += static_cast<double>(out[at + i * q_stride + d]) * d_out[at + i * q_stride + d];
+  const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads, size = tokens * dim;
+  std::fill_n(d_q, tokens * shape.heads * dim, 0.0f);
+  // By head: more tasks than there are heads of keys.
+  std::vector<float> keys(static_cast<size_t>(shape.heads * size)), values(keys.size());
+  const auto backward = [&](int64_t head) {
+    HeadBackward(shape, tokens, head, q, k, v, out, d_out, d_q, keys.data() + head * size,
+                 values.data() + head * size);
+  };
+  // Five products, as Attend's two.
+  ParallelFor(shape.heads, backward, static_cast<double>(5 * tokens * tokens * dim) / 2e10);
+  // A key's gradients are sums over the heads of its group, in order.
+  ParallelFor(
+      shape.kv_heads * tokens,
+      [&](int64_t task) {
+        const int64_t kv_head = task / tokens, t = task % tokens;
+        const int64_t to = (t * shape.kv_heads + kv_head) * dim;
+        for (int64_t d = 0; d < dim; ++d) {
+          float by_key = 0, by_value = 0;
+          for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+            by_key += keys[static_cast<size_t>(head * size + t * dim + d)];
+            by_value += values[static_cast<size_t>(head * size + t * dim + d)];
           }
-          for (int64_t j = 0; j < keys; ++j) {
-            float& d = d_scores[static_cast<size_t>(i * keys + j)];
-            d = (d - static_cast<float>(mean)) * weights[static_cast<size_t>(i * keys + j)] * scale;
-          }
+          d_k[to + d] = by_key;
+          d_v[to + d] = by_value;
         }
-        AddMatrixProduct(count, dim, keys, {d_scores.data(), keys, 1}, {k + kv, k_stride, 1},
-                         d_q + at, q_stride);
-        AddMatrixProduct(keys, dim, count, MatrixOperand{d_scores.data(), keys, 1}.Transposed(),
-                         {q + at, q_stride, 1}, d_k + kv, k_stride);
-      }
-    }
-  });
+      },
+      1e-6);
 }
 
 }  // namespace quantd::calibration
