@@ -21,8 +21,10 @@ interop=""
 if [ $quick = 0 ] && [ "$preset" = release ]; then
   # For docker/base_image.sh, where no registry answers.
   if command -v docker >/dev/null; then scripts/install_dependencies.sh build debootstrap; fi
-  scripts/interop_environment.sh .cache/interop
-  python3 scripts/fetch_models.py .cache/models
+  # Gigabytes to fetch: while the compiler works.
+  (scripts/interop_environment.sh .cache/interop && python3 scripts/fetch_models.py .cache/models) &
+  fetching=$!
+  trap 'kill "$fetching" 2>/dev/null || true' EXIT
   interop="$PWD/.cache/interop/bin/python"
 fi
 
@@ -30,6 +32,7 @@ fi
 export QUANTD_REQUIRE_OPENCL=1
 cmake --preset "$preset" -DQUANTD_BUILD_TESTS=ON -DQUANTD_INTEROP_PYTHON="$interop" >/dev/null
 cmake --build --preset "$preset"
+if [ -n "$interop" ]; then wait "$fetching"; fi
 # Two at a time: importing the upstream libraries keeps one core busy for minutes. Tests of processes run alone.
 if [ $quick = 1 ]; then
   ctest --test-dir "build/$preset" --output-on-failure -j2 -LE slow

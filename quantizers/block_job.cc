@@ -170,7 +170,10 @@ absl::Status BlockJob::DoBlock(int64_t index) {
   block_started_ = Clock::now();
   if (job_.stopping()) return job_.Stopped();
   Tell(index, absl::StrCat("block ", index + 1, ": loading"));
-  ASSIGN_OR_RETURN(const std::unique_ptr<CalibratedBlock> block, model_.LoadBlock(index));
+  absl::StatusOr<std::unique_ptr<CalibratedBlock>> loaded = model_.LoadBlock(index);
+  if (absl::IsCancelled(loaded.status()) && job_.stopping()) return job_.Stopped();
+  RETURN_IF_ERROR(loaded.status());
+  const std::unique_ptr<CalibratedBlock> block = *std::move(loaded);
   const bool last = index + 1 == model_.blocks();
   if (!last && (spec_.both_inputs || !spec_.quantized_inputs)) {
     RETURN_IF_ERROR(

@@ -48,6 +48,9 @@ class BlockJob {
                            Results& results);
   absl::Status SolveStage(CalibratedBlock& block, const std::vector<BlockLinear>& stage,
                           StageValues& values, Results& results);
+  // In slices short enough to stop in between.
+  absl::Status AddInputs(const BlockLinear& linear, std::span<const float> rows,
+                         InputStatistics& statistics);
   absl::Status SolveLinear(CalibratedBlock& block, const BlockLinear& linear,
                            const InputStatistics& statistics,
                            std::shared_ptr<InputStatistics> samples, Results& results);

@@ -73,7 +73,7 @@ absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<Bloc
     if (job_.stopping()) return job_.Stopped();
     RETURN_IF_ERROR(values.Append(pass));
     for (auto& [value, at] : collected) {
-      RETURN_IF_ERROR(Named(*at.linear, at.statistics->Add(pass[value])));
+      RETURN_IF_ERROR(AddInputs(*at.linear, pass[value], *at.statistics));
       RETURN_IF_ERROR(Named(*at.linear, at.samples->Add(pass[value])));
       at.statistics->EndSequence();
     }
@@ -86,6 +86,19 @@ absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<Bloc
   for (const BlockLinear& linear : stage) {
     const Collected& at = collected.at(linear.input);
     RETURN_IF_ERROR(SolveLinear(block, linear, *at.statistics, at.samples, results));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BlockJob::AddInputs(const BlockLinear& linear, std::span<const float> rows,
+                                 InputStatistics& statistics) {
+  constexpr size_t kTokens = 256;
+  const size_t slice = kTokens * static_cast<size_t>(linear.cols);
+  while (!rows.empty()) {
+    if (job_.stopping()) return job_.Stopped();
+    const size_t count = std::min(slice, rows.size());
+    RETURN_IF_ERROR(Named(linear, statistics.Add(rows.first(count))));
+    rows = rows.subspan(count);
   }
   return absl::OkStatus();
 }

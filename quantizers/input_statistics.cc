@@ -167,10 +167,22 @@ absl::Status InputStatistics::Finish() {
                                                      gram_[i * cols_ + i], " in float32"));
     }
   }
-  ParallelFor(cols_, [this](int64_t i) {
-    for (int64_t j = 0; j < i; ++j) gram_[i * cols_ + j] = gram_[j * cols_ + i];
-  });
+  Mirror();
   return absl::OkStatus();
+}
+
+// The lower triangle from the upper one, in squares that fit the cache.
+void InputStatistics::Mirror() {
+  constexpr int64_t kSquare = 32;
+  ParallelFor((cols_ + kSquare - 1) / kSquare, [this](int64_t task) {
+    const int64_t top = task * kSquare, bottom = std::min(cols_, top + kSquare);
+    for (int64_t left = 0; left < bottom; left += kSquare) {
+      for (int64_t i = top; i < bottom; ++i) {
+        const int64_t right = std::min(i, left + kSquare);
+        for (int64_t j = left; j < right; ++j) gram_[i * cols_ + j] = gram_[j * cols_ + i];
+      }
+    }
+  });
 }
 
 InputStats InputStatistics::View(SolverControl* control) const {

@@ -37,6 +37,7 @@ class InputStatistics {
   void AddColumnSums(std::span<const float> rows);
   void AddSamples(std::span<const float> rows);
   void AddGram(std::span<const float> rows);
+  void Mirror();
 
   const int64_t cols_;
   const InputNeeds needs_;

@@ -58,6 +58,7 @@ class SourceBlocks final : public BlockModel {
     const BlockNames names = calibration::NamesOf(config(), prefix);
     std::map<std::string, std::vector<float>> parameters;
     for (const BlockLinear& linear : calibration::LinearsOf(config(), names)) {
+      if (options_.stopped && options_.stopped()) return absl::CancelledError("stopped");
       const std::string name = absl::StrCat(linear.module, ".weight");
       ASSIGN_OR_RETURN(Weight weight, ReadMatrix(*source_, name, linear.rows, linear.cols));
       RETURN_IF_ERROR(CheckCanBePlain(name, weight, HasBias(*source_, name)));
