@@ -22,12 +22,7 @@ float Half(float value) { return InFloat16::Round(value); }
 float RoundedStep(float value) { return RoundHalfEven(std::clamp(value, -kFar, kFar)); }
 
 // Scale and zero point of a group, and its codes as floats around 0.
-struct Rounding {
-  float scale = 0;
-  float zero = 0;
-  float least = 0;
-  float most = 0;
-
+struct Rounding : HalfGrid {
   Rounding(const float* values, int64_t count, const AwqSpec& spec) {
     const auto [min, max] = std::minmax_element(values, values + count);
     if (spec.zero_point) {
@@ -45,7 +40,6 @@ struct Rounding {
   float Code(float value) const {
     return std::clamp(RoundedStep(Half(value / scale)) + zero, least, most);
   }
-  float Rounded(float value) const { return Half((Code(value) - zero) * scale); }
 };
 
 // The search of one group of one row.
@@ -60,7 +54,6 @@ class ClipSearch {
         stride_(stride),
         reference_(static_cast<size_t>(tokens)),
         outputs_(reference_.size()),
-        clipped_(static_cast<size_t>(group)),
         rounded_(static_cast<size_t>(group)) {}
 
   float Find(const float* weights) {
@@ -68,12 +61,12 @@ class ClipSearch {
     constexpr int kTries = 10;  // down to half the magnitude
     float largest = 0;
     for (int64_t i = 0; i < group_; ++i) largest = std::max(largest, std::abs(weights[i]));
-    Outputs(weights, reference_);
+    Outputs(weights, 0, tokens_, reference_);
     float best = largest;
     float least = std::numeric_limits<float>::infinity();
     for (int k = 0; k < kTries; ++k) {
       const float limit = Half(largest * static_cast<float>(1.0 - k / double{kGrid}));
-      const float error = Error(weights, limit);
+      const float error = Error(weights, limit, least);
       if (!(error < least)) continue;
       least = error;
       best = limit;
@@ -82,21 +75,28 @@ class ClipSearch {
   }
 
  private:
-  float Error(const float* weights, float limit) {
-    for (int64_t i = 0; i < group_; ++i) clipped_[i] = std::clamp(weights[i], -limit, limit);
-    const Rounding rounding(clipped_.data(), group_, spec_);
-    for (int64_t i = 0; i < group_; ++i) rounded_[i] = rounding.Rounded(clipped_[i]);
-    Outputs(rounded_.data(), outputs_);
+  // The mean squared error, or as soon as it can only be above `least` what is known of it.
+  float Error(const float* weights, float limit, float least) {
+    constexpr int64_t kTokens = 64;
+    for (int64_t i = 0; i < group_; ++i) rounded_[i] = std::clamp(weights[i], -limit, limit);
+    products_.round(Rounding(rounded_.data(), group_, spec_), group_, rounded_.data());
     float sum = 0;
-    for (int64_t t = 0; t < tokens_; ++t) {
-      const float difference = Half(outputs_[t] - reference_[t]);
-      sum += Half(difference * difference);
+    for (int64_t first = 0; first < tokens_; first += kTokens) {
+      const int64_t end = std::min(tokens_, first + kTokens);
+      Outputs(rounded_.data(), first, end, outputs_);
+      for (int64_t t = first; t < end; ++t) {
+        const float difference = Half(outputs_[t] - reference_[t]);
+        sum += Half(difference * difference);
+      }
+      if (Half(sum / static_cast<float>(tokens_)) > least) break;
     }
     return Half(sum / static_cast<float>(tokens_));
   }
 
-  void Outputs(const float* weights, std::vector<float>& out) const {
-    products_.sums(samples_, stride_, tokens_, weights, group_, out.data());
+  // Of tokens [first, end).
+  void Outputs(const float* weights, int64_t first, int64_t end, std::vector<float>& out) const {
+    products_.sums(samples_ + first * stride_, stride_, end - first, weights, group_,
+                   out.data() + first);
   }
 
   const HalfProducts& products_ = BestHalfProducts();
@@ -105,7 +105,7 @@ class ClipSearch {
   const float* samples_;
   int64_t tokens_;
   int64_t stride_;
-  std::vector<float> reference_, outputs_, clipped_, rounded_;
+  std::vector<float> reference_, outputs_, rounded_;
 };
 
 // Calls body(row, first column) for every group, in parallel over rows.
@@ -297,21 +297,22 @@ std::vector<float> AwqFactors(std::span<const float> mean_magnitude,
 HalfMatrix QuantizedWithFactors(const HalfMatrix& weight, const AwqSpec& spec,
                                 std::span<const float> factors) {
   const int64_t group = spec.GroupOf(weight.cols);
+  const HalfProducts& loops = BestHalfProducts();
   HalfMatrix out = weight;
   ForEachGroup(weight, group, [&](int64_t row, int64_t col) {
     float* values = out.values.data() + row * out.cols + col;
     const float* factor = factors.data() + col;
-    for (int64_t i = 0; i < group; ++i) values[i] = Half(values[i] * factor[i]);
-    const Rounding rounding(values, group, spec);
-    for (int64_t i = 0; i < group; ++i) values[i] = Half(rounding.Rounded(values[i]) / factor[i]);
+    loops.multiply(factor, group, values);
+    loops.round(Rounding(values, group, spec), group, values);
+    loops.divide(factor, group, values);
   });
   return out;
 }
 
 void ScaleColumns(std::span<const float> factors, HalfMatrix* weight) {
   ParallelFor(weight->rows, [&](int64_t row) {
-    float* values = weight->values.data() + row * weight->cols;
-    for (int64_t i = 0; i < weight->cols; ++i) values[i] = Half(values[i] * factors[i]);
+    BestHalfProducts().multiply(factors.data(), weight->cols,
+                                weight->values.data() + row * weight->cols);
   });
 }
 

@@ -66,13 +66,55 @@ inline void AddProducts(const float* x, const float* w, Floats* sums) {
   }
 }
 
+typedef float Eight __attribute__((vector_size(32)));
+typedef float Four __attribute__((vector_size(16)));
+
+// The sixteen sums added up, lane k to lane k + 8, then k + 4, k + 2, k + 1.
 inline float Total(const Floats* sums) {
-  alignas(64) float lanes[kSums];
-  __builtin_memcpy(lanes, sums, sizeof(lanes));
-  for (int width = kSums / 2; width > 0; width /= 2) {
-    for (int k = 0; k < width; ++k) lanes[k] += lanes[k + width];
+  Four four;
+#if defined(__AVX512F__)
+  const Eight eight = __builtin_shufflevector(sums[0], sums[0], 0, 1, 2, 3, 4, 5, 6, 7) +
+                      __builtin_shufflevector(sums[0], sums[0], 8, 9, 10, 11, 12, 13, 14, 15);
+  four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+         __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+#elif defined(__AVX2__)
+  const Eight eight = sums[0] + sums[1];
+  four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+         __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+#else
+  four = (sums[0] + sums[2]) + (sums[1] + sums[3]);
+#endif
+  four += __builtin_shufflevector(four, four, 2, 3, 2, 3);
+  return four[0] + four[1];
+}
+
+// values = change(values, others), a register at a time; what is past the end is 1.
+template <class Change>
+inline void ForLanes(int64_t count, const float* others, float* values, const Change& change) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    Floats value = 1 - Floats{}, other = value;
+    const int64_t left = count - i < kLanes ? count - i : kLanes;
+    const auto bytes = static_cast<uint64_t>(left) * sizeof(float);
+    if (left == kLanes) {
+      __builtin_memcpy(&value, values + i, sizeof(value));
+      if (others != nullptr) __builtin_memcpy(&other, others + i, sizeof(other));
+    } else {
+      __builtin_memcpy(&value, values + i, bytes);
+      if (others != nullptr) __builtin_memcpy(&other, others + i, bytes);
+    }
+    value = change(value, other);
+    if (left == kLanes) {
+      __builtin_memcpy(values + i, &value, sizeof(value));
+    } else {
+      __builtin_memcpy(values + i, &value, bytes);
+    }
   }
-  return Half(lanes[0] - Floats{})[0];
+}
+
+inline Floats Clamp(Floats value, float least, float most) {
+  const Floats low = least - Floats{}, high = most - Floats{};
+  const Floats raised = value < low ? low : value;
+  return high < raised ? high : raised;
 }
 
 void Sums(const float* x, int64_t stride, int64_t rows, const float* w, int64_t count,
@@ -91,12 +133,32 @@ void Sums(const float* x, int64_t stride, int64_t rows, const float* w, int64_t 
     }
     sums[t] = Total(parts);
   }
+  ForLanes(rows, nullptr, sums, [](Floats sum, Floats) { return Half(sum); });
+}
+
+void Multiply(const float* factors, int64_t count, float* values) {
+  ForLanes(count, factors, values, [](Floats v, Floats factor) { return Half(v * factor); });
+}
+
+void Divide(const float* factors, int64_t count, float* values) {
+  ForLanes(count, factors, values, [](Floats v, Floats factor) { return Half(v / factor); });
+}
+
+void Round(const HalfGrid& grid, int64_t count, float* values) {
+  constexpr float kFar = 0x1p20f;      // beyond every code, within what the shift rounds
+  constexpr float kShift = 0x1.8p23f;  // RoundHalfEven (rounding.h)
+  ForLanes(count, nullptr, values, [&grid](Floats v, Floats) {
+    const Floats step = Clamp(Half(v / grid.scale), -kFar, kFar);
+    const Floats code = Clamp((step + kShift) - kShift + grid.zero, grid.least, grid.most);
+    return Half((code - grid.zero) * grid.scale);
+  });
 }
 
 }  // namespace
 
 extern const HalfProducts kHalfProducts;
-const HalfProducts kHalfProducts = {QUANTD_STRING(QUANTD_HALF_PRODUCTS_ISA), Sums};
+const HalfProducts kHalfProducts = {QUANTD_STRING(QUANTD_HALF_PRODUCTS_ISA), Sums, Multiply, Divide,
+                                    Round};
 
 }  // namespace QUANTD_HALF_PRODUCTS_ISA
 }  // namespace quantd

@@ -177,6 +177,37 @@ TEST(HalfProducts, AreTheSameInEveryVariant) {
   }
 }
 
+TEST(HalfProducts, RoundsAsItsDefinitionInEveryVariant) {
+  const auto half = [](float v) { return InFloat16::Round(v); };
+  std::vector<float> values, factors;
+  for (int i = 0; i < 77; ++i) {
+    values.push_back(half(std::sin(static_cast<float>(i * i)) * std::ldexp(1.0f, i % 20 - 12)));
+    factors.push_back(half(0.01f + std::abs(std::cos(static_cast<float>(i)))));
+  }
+  const HalfGrid grids[] = {{half(0.013f), 7, 0, 15}, {half(0.2f), 0, -8, 7}, {0x1p-24f, 3, 0, 15}};
+  for (const HalfProducts* const* variant = AllHalfProducts(); *variant != nullptr; ++variant) {
+    for (const size_t count : {1, 5, 16, 64, 77}) {
+      std::vector<float> product(values), quotient(values);
+      (*variant)->multiply(factors.data(), static_cast<int64_t>(count), product.data());
+      (*variant)->divide(factors.data(), static_cast<int64_t>(count), quotient.data());
+      for (size_t i = 0; i < values.size(); ++i) {
+        EXPECT_EQ(product[i], i < count ? half(values[i] * factors[i]) : values[i]);
+        EXPECT_EQ(quotient[i], i < count ? half(values[i] / factors[i]) : values[i]);
+      }
+      for (const HalfGrid& grid : grids) {
+        std::vector<float> rounded(values);
+        (*variant)->round(grid, static_cast<int64_t>(count), rounded.data());
+        for (size_t i = 0; i < count; ++i) {
+          const float step = std::clamp(half(values[i] / grid.scale), -0x1p20f, 0x1p20f);
+          const float code = std::clamp(RoundHalfEven(step) + grid.zero, grid.least, grid.most);
+          EXPECT_EQ(rounded[i], half((code - grid.zero) * grid.scale))
+              << (*variant)->isa << " " << values[i];
+        }
+      }
+    }
+  }
+}
+
 absl::StatusOr<AwqConfig> Parse(const std::string& rest) {
   return ParseAwqConfig("{\"quant_method\": \"awq\"" + (rest.empty() ? rest : ", " + rest) + "}");
 }
