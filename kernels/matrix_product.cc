@@ -66,7 +66,7 @@ inline __attribute__((always_inline)) Lanes Fma(Lanes a, Lanes b, Lanes c) {
 
 namespace {
 
-using TileFunction = void (*)(const float*, const float*, int64_t, float*);
+using TileFunction = void (*)(const float*, const float*, int64_t, float*, int64_t);
 
 TileFunction SelectTile() {
 #if defined(__x86_64__)
@@ -176,11 +176,7 @@ void Pack(const MatrixOperand& from, int64_t rows, int64_t inner, int width, flo
 // The first `height` rows and `width` columns of a tile, onto C.
 void AddTile(const float* sums, int64_t height, int64_t width, float* c, int64_t c_stride) {
   for (int64_t r = 0; r < height; ++r, sums += kTileCols, c += c_stride) {
-    if (width == kTileCols) {  // a loop of known length
-      for (int k = 0; k < kTileCols; ++k) c[k] += sums[k];
-    } else {
-      for (int64_t k = 0; k < width; ++k) c[k] += sums[k];
-    }
+    for (int64_t k = 0; k < width; ++k) c[k] += sums[k];
   }
 }
 
@@ -201,12 +197,18 @@ void AddBlock(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
          right.data());
     for (int64_t j = 0; j < col_panels; ++j) {
       for (int64_t i = 0; i < row_panels; ++i) {
-        alignas(64) float sums[kTileRows * kTileCols];
-        tile(left.data() + i * kTileRows * depth, right.data() + j * kTileCols * depth, depth,
-             sums);
-        AddTile(sums, std::min<int64_t>(kTileRows, rows - i * kTileRows),
-                std::min<int64_t>(kTileCols, cols - j * kTileCols),
-                c + i * kTileRows * c_stride + j * kTileCols, c_stride);
+        const float* a_panel = left.data() + i * kTileRows * depth;
+        const float* b_panel = right.data() + j * kTileCols * depth;
+        float* to = c + i * kTileRows * c_stride + j * kTileCols;
+        const int64_t height = std::min<int64_t>(kTileRows, rows - i * kTileRows);
+        const int64_t width = std::min<int64_t>(kTileCols, cols - j * kTileCols);
+        if (height == kTileRows && width == kTileCols) {
+          tile(a_panel, b_panel, depth, to, c_stride);
+          continue;
+        }
+        alignas(64) float sums[kTileRows * kTileCols] = {};
+        tile(a_panel, b_panel, depth, sums, kTileCols);
+        AddTile(sums, height, width, to, c_stride);
       }
     }
   }

@@ -133,8 +133,11 @@ class Training {
     double loss = 0;
     for (const int64_t s : sequences) {
       if (Stopped()) return Cancelled();
-      ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs_.Read(s));
-      const BlockPass pass = block_.Run(BlockValue::kInput, hidden, BlockValue::kOutput);
+      BlockPass& pass = pass_;
+      for (std::vector<float>& values : pass.values) values.clear();
+      pass.tokens = inputs_.tokens(s);
+      ASSIGN_OR_RETURN(pass[BlockValue::kInput], inputs_.Read(s));
+      block_.Continue(pass, BlockValue::kOutput);
       std::vector<float> gradient = pass[BlockValue::kOutput];
       // The last token predicts nothing; upstream leaves it out of the loss.
       const size_t width = gradient.size() / static_cast<size_t>(pass.tokens);
@@ -158,6 +161,7 @@ class Training {
   std::vector<Trained> linears_;
   std::vector<std::vector<float>> targets_;  // by sequence
   BlockGradients gradients_;
+  BlockPass pass_;  // whose memory every sequence uses again
 };
 
 }  // namespace
