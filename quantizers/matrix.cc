@@ -2,6 +2,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/float_types.h"
 #include "quantizers/codecs/gguf/blocks.h"
+#include "quantizers/codecs/gguf/importance_matrix.h"
 #include "quantizers/codecs/gguf/matrix_config.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
 #include "quantizers/input_statistics.h"
@@ -15,6 +16,7 @@ namespace {
 // A matrix on its own counts as an ordinary linear layer in the middle of a decoder.
 constexpr absl::string_view kModule = "model.layers.0.mlp.up_proj";
 constexpr absl::string_view kGgufName = "blk.0.ffn_up.weight";
+constexpr int64_t kMaxLayers = 1 << 20;
 
 ModelConfig AnonymousModel(DType dtype) {
   ModelConfig config;
@@ -107,16 +109,27 @@ absl::StatusOr<std::vector<NamedTensor>> GgufTensors(GgmlType type,
       {"blocks", Tensor{DType::kU8, {quantized.rows, row_bytes}, std::move(blocks)}}};
 }
 
-absl::StatusOr<std::optional<InputStatistics>> StatisticsFor(const Scheme& scheme,
+absl::Status CheckWeight(const TensorView& weight) {
+  if (weight.shape.size() == 2 && InfoOf(weight.dtype).is_float) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("`weight` must be a float matrix [out, in], found ",
+                   InfoOf(weight.dtype).safetensors_name, " ", ToString(weight.shape)));
+}
+
+// What the scheme wants of the layer's inputs, unless the recipe knows it.
+absl::StatusOr<std::optional<InputStatistics>> StatisticsFor(const Recipe& recipe,
+                                                             const Scheme& scheme,
                                                              const TensorView* calibration,
                                                              int64_t cols) {
+  if (recipe.importance() != nullptr) return std::nullopt;
   const InputNeeds needs = scheme.Needs();
   if (calibration == nullptr && needs.required()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(scheme.Describe(),
-                     " is fitted to inputs of the layer: send them as a second "
-                     "tensor, `calibration` [tokens, ",
-                     cols, "]"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        scheme.Describe(),
+        " is fitted to inputs of the layer: send them as a second tensor, `calibration` [tokens, ",
+        cols, "]",
+        recipe.gguf_policy() ? ", or set imatrix to a file of llama-imatrix in the model root"
+                             : ""));
   }
   if (calibration == nullptr || !needs.any()) return std::nullopt;
   absl::StatusOr<InputStatistics> statistics = StatisticsOf(*calibration, cols, needs);
@@ -127,27 +140,68 @@ absl::StatusOr<std::optional<InputStatistics>> StatisticsFor(const Scheme& schem
   return *std::move(statistics);
 }
 
+// The entry of the recipe's importance matrix for one matrix of `cols` columns.
+absl::StatusOr<std::span<const float>> ImportanceFor(const Recipe& recipe, absl::string_view name,
+                                                     ModelConfig config, int64_t cols) {
+  const ImportanceMatrix& matrix = *recipe.importance();
+  if (name.empty()) {
+    return absl::InvalidArgumentError(
+        "imatrix: the request must name the tensor whose entry is meant, \"blk.3.ffn_up.weight\"");
+  }
+  std::span<const float> found = matrix.Find(name);
+  if (found.empty()) {
+    config.num_hidden_layers = kMaxLayers;  // how many there are is not known here
+    found = matrix.Find(GgufNameFor(config, name).value_or(""));
+  }
+  if (found.empty()) {
+    return absl::NotFoundError(absl::StrCat("the importance matrix ", recipe.importance_file(),
+                                            " has no entry for ", name, " among its ",
+                                            matrix.entries().size()));
+  }
+  if (static_cast<int64_t>(found.size()) != cols) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the importance matrix ", recipe.importance_file(), " has ", found.size(),
+                     " columns for ", name, ", expected ", cols, "; is it another model's?"));
+  }
+  return found;
+}
+
+absl::StatusOr<QuantizedMatrix> Spelled(const Recipe& recipe, const ModelConfig& config,
+                                        const ModuleInfo& module,
+                                        const QuantizedTensor& quantized) {
+  QuantizedMatrix result;
+  ASSIGN_OR_RETURN(result.tensors, recipe.codec()->Encode(quantized));
+  std::map<std::string, Shape> stored;
+  for (const NamedTensor& named : result.tensors) {
+    stored[absl::StrCat(module.name, ".", named.name)] = named.tensor.shape;
+  }
+  ASSIGN_OR_RETURN(
+      result.quantization_config,
+      recipe.codec()->ConfigOfStored(recipe.QuantizationConfigFor(config, {module}), stored));
+  return result;
+}
+
 }  // namespace
 
 absl::StatusOr<QuantizedMatrix> QuantizeMatrix(const TensorView& weight,
                                                const TensorView* calibration, const Recipe& recipe,
-                                               std::function<bool()> stopped) {
-  if (weight.shape.size() != 2 || !InfoOf(weight.dtype).is_float) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("`weight` must be a float matrix [out, in], found ",
-                     InfoOf(weight.dtype).safetensors_name, " ", ToString(weight.shape)));
-  }
+                                               std::function<bool()> stopped,
+                                               absl::string_view name) {
+  RETURN_IF_ERROR(CheckWeight(weight));
   const ModelConfig config = AnonymousModel(weight.dtype);
   const ModuleInfo module = ModuleOf(weight.shape);
-  if (!recipe.importance_file().empty()) {
-    return absl::InvalidArgumentError("imatrix belongs to whole models, not to one matrix");
-  }
   const bool gguf = recipe.gguf_policy() != nullptr;
+  const bool has_importance = recipe.importance() != nullptr;
+  if (has_importance && calibration != nullptr) {
+    return absl::InvalidArgumentError(
+        "the tensor `calibration` and the option imatrix exclude each other");
+  }
   const Scheme* scheme = recipe.SchemeFor(module, config);
   GgmlType type = GgmlType::kF32;
   if (gguf) {
     // The mix of types may be another one where an importance is known.
-    type = recipe.gguf_policy()->TypeFor(config, kGgufName, weight.shape, calibration != nullptr);
+    type = recipe.gguf_policy()->TypeFor(config, kGgufName, weight.shape,
+                                         has_importance || calibration != nullptr);
     ASSIGN_OR_RETURN(scheme, GgufScheme(type));
   }
   if (scheme == nullptr) {
@@ -162,24 +216,20 @@ absl::StatusOr<QuantizedMatrix> QuantizeMatrix(const TensorView& weight,
           ? Tensor{weight.dtype, weight.shape, {weight.bytes.begin(), weight.bytes.end()}}
           : ConvertTensor(weight, dtype);
   SolverControl control{.stopped = std::move(stopped), .warnings = {}};
-  ASSIGN_OR_RETURN(const auto statistics, StatisticsFor(*scheme, calibration, module.cols));
-  const InputStats stats =
-      statistics ? statistics->View(&control) : InputStats{.control = &control};
+  ASSIGN_OR_RETURN(const auto statistics, StatisticsFor(recipe, *scheme, calibration, module.cols));
+  InputStats stats = statistics ? statistics->View(&control) : InputStats{.control = &control};
+  if (has_importance) {
+    ASSIGN_OR_RETURN(stats.importance, ImportanceFor(recipe, name, config, module.cols));
+  }
   ASSIGN_OR_RETURN(const QuantizedTensor quantized, scheme->Quantize(converted, &stats));
-  QuantizedMatrix result{.warnings = std::move(control.warnings)};
+  QuantizedMatrix result;
   if (gguf) {
     ASSIGN_OR_RETURN(result.tensors, GgufTensors(type, quantized));
     result.quantization_config = WriteGgufMatrixConfig({type, weight.shape});
   } else {
-    ASSIGN_OR_RETURN(result.tensors, recipe.codec()->Encode(quantized));
-    std::map<std::string, Shape> stored;
-    for (const NamedTensor& named : result.tensors) {
-      stored[absl::StrCat(module.name, ".", named.name)] = named.tensor.shape;
-    }
-    ASSIGN_OR_RETURN(
-        result.quantization_config,
-        recipe.codec()->ConfigOfStored(recipe.QuantizationConfigFor(config, {module}), stored));
+    ASSIGN_OR_RETURN(result, Spelled(recipe, config, module, quantized));
   }
+  result.warnings = std::move(control.warnings);
   return result;
 }
 

@@ -101,9 +101,12 @@ struct QuantizedMatrix {
 // One matrix, the on-the-fly door. `calibration`, [..., in] or null, are inputs of the linear;
 // methods that measure nothing pass over them. INVALID_ARGUMENT when the method cannot do without
 // and they are missing, have another width or are not finite. CANCELLED soon after `stopped`.
+// A recipe with an importance matrix (ReadImportance) takes the entry of `name`, in GGUF's spelling
+// or in that of a Hugging Face Llama; NOT_FOUND when there is none.
 absl::StatusOr<QuantizedMatrix> QuantizeMatrix(const TensorView& weight,
                                                const TensorView* calibration, const Recipe& recipe,
-                                               std::function<bool()> stopped = {});
+                                               std::function<bool()> stopped = {},
+                                               absl::string_view name = {});
 // The reverse; `tensors` as QuantizeMatrix gives them, `quantization_config` names the codec.
 // Without `dtype`: the one that upstream's dequantization returns.
 absl::StatusOr<Tensor> DequantizeMatrix(const std::vector<NamedTensor>& tensors,

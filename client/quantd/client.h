@@ -131,6 +131,13 @@ class QUANTD_CLIENT_EXPORT Client {
                                                      const TensorData& weight,
                                                      const TensorData* calibration,
                                                      const CallOptions& call = {});
+  // With the name that the weight has in its model ("blk.3.ffn_down.weight"), which the option
+  // imatrix asks for.
+  absl::StatusOr<QuantizedTensorData> QuantizeTensor(const quant::v1::Recipe& recipe,
+                                                     const TensorData& weight,
+                                                     const TensorData* calibration,
+                                                     const std::string& name,
+                                                     const CallOptions& call = {});
   absl::StatusOr<TensorData> DequantizeTensor(const QuantizedTensorData& quantized,
                                               const std::string& dtype,
                                               const CallOptions& call = {});

@@ -117,18 +117,27 @@ absl::StatusOr<QuantizeReport> Client::Dequantize(
 absl::StatusOr<QuantizedTensorData> Client::QuantizeTensor(const quant::v1::Recipe& recipe,
                                                            const TensorData& weight,
                                                            const CallOptions& options) {
-  return QuantizeTensor(recipe, weight, nullptr, options);
+  return QuantizeTensor(recipe, weight, nullptr, "", options);
 }
 
 absl::StatusOr<QuantizedTensorData> Client::QuantizeTensor(const quant::v1::Recipe& recipe,
                                                            const TensorData& weight,
                                                            const TensorData* calibration,
                                                            const CallOptions& options) {
+  return QuantizeTensor(recipe, weight, calibration, "", options);
+}
+
+absl::StatusOr<QuantizedTensorData> Client::QuantizeTensor(const quant::v1::Recipe& recipe,
+                                                           const TensorData& weight,
+                                                           const TensorData* calibration,
+                                                           const std::string& name,
+                                                           const CallOptions& options) {
   Call call(connection_->options, options,
             options.cancellation ? options.cancellation->state_ : nullptr);
   const auto stream = connection_->quantization->QuantizeTensor(call.context());
   quant::v1::QuantizeTensorRequest first;
   *first.mutable_recipe() = recipe;
+  first.set_name(name);
   bool open = stream->Write(first) && Send<quant::v1::QuantizeTensorRequest>(*stream, weight);
   if (open && calibration != nullptr) {
     TensorData inputs = *calibration;

@@ -141,6 +141,7 @@ class QuantizeTensorCall final : public TensorCall<pb::QuantizeTensorRequest> {
       return FieldError("recipe", "must be the first message");
     }
     ASSIGN_OR_RETURN(recipe_, RecipeFromMessage(request.recipe()));
+    name_ = request.name();
     return absl::OkStatus();
   }
 
@@ -154,14 +155,16 @@ class QuantizeTensorCall final : public TensorCall<pb::QuantizeTensorRequest> {
       return absl::InvalidArgumentError(
           "expected a tensor named `weight` and at most one other, `calibration`");
     }
-    ASSIGN_OR_RETURN(QuantizedMatrix result,
-                     QuantizeMatrix(*weight, calibration ? &*calibration : nullptr, *recipe_,
-                                    [this] { return closed(); }));
+    ASSIGN_OR_RETURN(const auto recipe, ReadImportance(*services().root, recipe_));
+    ASSIGN_OR_RETURN(QuantizedMatrix result, QuantizeMatrix(
+                                                 *weight, calibration ? &*calibration : nullptr,
+                                                 *recipe, [this] { return closed(); }, name_));
     return TensorChunker(std::move(result.tensors), std::move(result.quantization_config),
                          std::move(result.warnings));
   }
 
   std::shared_ptr<const Recipe> recipe_;
+  std::string name_;
 };
 
 class DequantizeTensorCall final : public TensorCall<pb::DequantizeTensorRequest> {

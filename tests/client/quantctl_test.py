@@ -112,6 +112,18 @@ class VerbsTest(ProcessTest):
         self.assertEqual(out.read_bytes(), fitted)
         matrix.write_bytes(checkpoints.safetensors({"weight": weight}))
         self.assert_fails(self.server.ctl("tensor", "quantize", matrix, *fit), "INVALID_ARGUMENT", "calibration")
+        # By an entry of an importance matrix: what the matrix becomes in the whole model.
+        self.server.must("quantize", "decoder", "--method", "gguf", "--set", "type=IQ2_XXS", "--set", "save_imatrix=m.gguf",
+                         "--calibration", self.text, "--output-name", "measured.gguf")
+        by_entry = (*fit, "--set", "imatrix=m.gguf")
+        self.server.must("tensor", "quantize", matrix, *by_entry, "--name", "blk.0.ffn_up.weight")
+        blocks = checkpoints.read_safetensors(out)["blocks"][2]
+        self.assertIn(blocks, (self.root / "measured.gguf").read_bytes())
+        self.server.must("tensor", "quantize", matrix, *by_entry, "--name", "model.layers.1.mlp.up_proj.weight")
+        self.assertNotEqual(checkpoints.read_safetensors(out)["blocks"][2], blocks)
+        self.assert_fails(self.server.ctl("tensor", "quantize", matrix, *by_entry, "--name", "blk.9.ffn_up.weight"), "NOT_FOUND",
+                          "m.gguf", "blk.9.ffn_up.weight", code=NOT_FOUND)
+        self.assert_fails(self.server.ctl("tensor", "quantize", matrix, *by_entry), "INVALID_ARGUMENT", "imatrix")
         none = self.server.ctl("tensor", "quantize", self.home / "absent.safetensors", *NF4, "--output", self.home / "no")
         self.assert_fails(none, "NOT_FOUND", "absent.safetensors", code=NOT_FOUND)
         matrix.write_bytes(checkpoints.safetensors({"other": weight}))

@@ -113,6 +113,41 @@ TEST_F(GgufPipelineTest, ImportanceMustFitTheModel) {
   EXPECT_EQ(RootEntries(), (std::vector<std::string>{"tiny"}));
 }
 
+// The same blocks as the matrix has in the file that the whole model becomes.
+TEST_F(GgufPipelineTest, OneMatrixTakesItsEntryOfAnImportance) {
+  const std::string gguf_name = "blk.1.ffn_up.weight", name = "model.layers.1.mlp.up_proj.weight";
+  auto output = *AtomicOutput::Create(root_, "m.dat", {.kind = AtomicOutput::Kind::kSingleFile});
+  ASSERT_TRUE(WriteImportanceMatrix(ImportanceOfTiny(), *output->CreateFile("m.dat")).ok());
+  ASSERT_TRUE(output->Commit().ok());
+  std::shared_ptr<const Recipe> recipe =
+      *MakeRecipe("gguf", {{"type", "IQ2_XS"}, {"imatrix", "m.dat"}});
+  recipe = *ReadImportance(*root_, recipe);
+  ASSERT_TRUE(QuantizeCheckpoint(root_, "tiny", *recipe, {.name = "whole.gguf"}, control_).ok());
+  const auto whole = *GgufReader::Open(*root_->OpenFile("whole.gguf"));
+  const Weight source = *(*OpenModelSource(root_, "tiny"))->Read(name);
+  const TensorView weight = std::get<Tensor>(source).view();
+  for (const std::string& called : {gguf_name, name}) {
+    const auto matrix = QuantizeMatrix(weight, nullptr, *recipe, {}, called);
+    ASSERT_TRUE(matrix.ok()) << matrix.status();
+    EXPECT_EQ(matrix->tensors.at(0).tensor.bytes, *whole->Read(gguf_name)) << called;
+  }
+  const auto refused = [&](absl::string_view called, const TensorView& matrix,
+                           const TensorView* calibration = nullptr) {
+    return QuantizeMatrix(matrix, calibration, *recipe, {}, called).status();
+  };
+  EXPECT_EQ(refused("", weight).code(), absl::StatusCode::kInvalidArgument);
+  const absl::Status missing = refused("blk.7.ffn_up.weight", weight);
+  EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
+  EXPECT_NE(missing.message().find("m.dat has no entry for blk.7.ffn_up.weight"),
+            absl::string_view::npos)
+      << missing;
+  const absl::Status other = refused("blk.1.ffn_down.weight", weight);
+  EXPECT_EQ(other.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(other.message().find("blk.1.ffn_down.weight, expected 256"), absl::string_view::npos)
+      << other;
+  EXPECT_EQ(refused(gguf_name, weight, &weight).code(), absl::StatusCode::kInvalidArgument);
+}
+
 // A tensor that has the wanted type already is not decoded and quantized again.
 TEST_F(GgufPipelineTest, KeepsBlocksOfTheSameType) {
   ASSERT_TRUE(Quantize("gguf", {{"type", "Q2_K"}}, {.name = "a.gguf"}).ok());

@@ -13,7 +13,7 @@ namespace {
 constexpr char kConfigKey[] = "quantization_config";  // in the metadata of quantized files
 
 struct Flags {
-  std::string in, out, dtype;
+  std::string in, out, dtype, name;
   RecipeFlags recipe;
 };
 
@@ -60,7 +60,8 @@ absl::Status Quantize(Context& context, const Flags& flags) {
   }
   auto client = context.client();
   if (!client.ok()) return client.status();
-  auto result = (*client)->QuantizeTensor(*recipe, *weight, calibration, context.call());
+  auto result =
+      (*client)->QuantizeTensor(*recipe, *weight, calibration, flags.name, context.call());
   if (!result.ok()) return result.status();
   for (const std::string& warning : result->warnings) {
     std::fprintf(stderr, "warning: %s\n", warning.c_str());
@@ -114,6 +115,9 @@ void AddTensor(CLI::App& app, Context& context) {
                                     "`calibration` (or X) where the method is",
                                     *flags);
   flags->recipe.AddTo(*quantize, "--method");
+  quantize->add_option("--name", flags->name,
+                       "name of the weight in its model, blk.3.ffn_down.weight: whose entry of the "
+                       "importance matrix is taken (--set imatrix=FILE, in the model root)");
   quantize->callback(
       [&context, flags] { context.run = [flags](Context& ctx) { return Quantize(ctx, *flags); }; });
   CLI::App* dequantize =
