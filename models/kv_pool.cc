@@ -33,6 +33,12 @@ absl::Status KvPool::CheckFits(int32_t tokens) const {
       limit_bytes_, "; ask for fewer tokens or raise the limit"));
 }
 
+uint64_t KvPool::FullBytes(int32_t sequences, int32_t tokens) const {
+  const uint64_t bytes = bytes_per_token_ * static_cast<uint64_t>(RoundedCapacity(tokens)) *
+                         static_cast<uint64_t>(sequences);
+  return limit_bytes_ == 0 ? bytes : std::min(bytes, limit_bytes_);
+}
+
 absl::StatusOr<std::unique_ptr<KvCache>> KvPool::Acquire(int32_t tokens) {
   RETURN_IF_ERROR(CheckFits(tokens));
   const int32_t capacity = RoundedCapacity(tokens);
@@ -46,17 +52,20 @@ absl::StatusOr<std::unique_ptr<KvCache>> KvPool::Acquire(int32_t tokens) {
     cache = std::move(*allocated);
   }
   ++in_use_;
+  used_bytes_ += cache->bytes();
   return cache;
 }
 
 void KvPool::Release(std::unique_ptr<KvCache> cache) {
   if (static_cast<int32_t>(idle_.size()) >= max_idle_) return Discard(std::move(cache));
   --in_use_;
+  used_bytes_ -= cache->bytes();
   idle_.push_back(std::move(cache));
 }
 
 void KvPool::Discard(std::unique_ptr<KvCache> cache) {
   --in_use_;
+  used_bytes_ -= cache->bytes();
   held_bytes_ -= cache->bytes();
 }
 

@@ -12,7 +12,7 @@
 
 namespace quantd {
 
-// Used by the scheduler thread only, except for held_bytes().
+// Used by the scheduler thread only, except for what says otherwise.
 class KvPool {
  public:
   // `shape.capacity` is ignored. `limit_bytes` bounds what is held, recycled caches included; 0: no
@@ -31,6 +31,10 @@ class KvPool {
   absl::Status CheckFits(int32_t tokens) const;
   uint64_t bytes_per_token() const { return bytes_per_token_; }
   uint64_t held_bytes() const { return held_bytes_.load(std::memory_order_relaxed); }
+  // Of the held ones, those of caches that are acquired. Thread-safe, like the next.
+  uint64_t used_bytes() const { return used_bytes_.load(std::memory_order_relaxed); }
+  // What `sequences` of `tokens` tokens would hold, but for the limit.
+  uint64_t FullBytes(int32_t sequences, int32_t tokens) const;
 
  private:
   KvPool(Backend& backend, const KvShape& shape, uint64_t limit_bytes, int32_t max_idle)
@@ -45,7 +49,7 @@ class KvPool {
   const int32_t max_idle_;
   uint64_t bytes_per_token_ = 0;
   int32_t in_use_ = 0;
-  std::atomic<uint64_t> held_bytes_{0};
+  std::atomic<uint64_t> held_bytes_{0}, used_bytes_{0};
   std::vector<std::unique_ptr<KvCache>> idle_;
 };
 

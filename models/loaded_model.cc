@@ -61,6 +61,7 @@ LoadedModel::LoadedModel(std::shared_ptr<Engine> engine, ModelText text, std::st
       quantization_(std::move(quantization)),
       compute_(options.compute),
       quantizes_activations_(options.quantize_activations),
+      max_sequences_(options.max_sequences),
       generation_model_(DescribeForGeneration(*engine_, text_)),
       scheduler_(engine_, {.max_sequences = options.max_sequences,
                            .max_queued = options.max_queued,
@@ -76,6 +77,8 @@ ModelMemory LoadedModel::memory() const {
   if (engine_->kv != nullptr) {
     memory.kv_bytes_per_token = engine_->kv->bytes_per_token();
     memory.kv_bytes = engine_->kv->held_bytes();
+    memory.kv_bytes_in_use = engine_->kv->used_bytes();
+    memory.kv_bytes_full = engine_->kv->FullBytes(max_sequences_, engine_->context_length);
   }
   return memory;
 }

@@ -58,6 +58,7 @@ class LoadedModel final : public Model {
   const std::string quantization_;
   const Compute compute_;
   const bool quantizes_activations_;
+  const int32_t max_sequences_;
   const std::shared_ptr<const GenerationModel> generation_model_;
   Scheduler scheduler_;  // last: its thread ends before the rest goes
 };

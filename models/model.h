@@ -17,6 +17,7 @@
 #include "core/status.h"
 #include "formats/model_config.h"
 #include "kernels/backend.h"
+#include "models/batch_sizes.h"
 #include "models/sampling/sampling_options.h"
 #include "quantizers/model_source.h"
 
@@ -47,6 +48,9 @@ struct ModelMemory {
   uint64_t weight_bytes = 0;
   uint64_t kv_bytes_per_token = 0;
   uint64_t kv_bytes = 0;  // held now
+  // Of these, what sequences have reserved; and what all sequences of full length would, as far as
+  // the memory limit lets them.
+  uint64_t kv_bytes_in_use = 0, kv_bytes_full = 0;
   uint64_t workspace_bytes = 0;
   std::map<std::string, uint64_t> weight_bytes_by_layout;
 };
@@ -159,6 +163,7 @@ class Model {
   struct Activity {
     int32_t running = 0;
     int32_t queued = 0;
+    BatchSizes batches;  // of generation, since the load
   };
   virtual Activity activity() const = 0;
   // Refuses new requests from now on and waits until the accepted ones have ended; those that still

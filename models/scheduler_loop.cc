@@ -89,7 +89,8 @@ absl::Status SchedulerLoop::Enqueue(EncodeWork* work) { return EnqueueIn(incomin
 Model::Activity SchedulerLoop::activity() const {
   std::lock_guard lock(mutex_);
   return {.running = running_count_ + work_count_,
-          .queued = waiting_count_ + static_cast<int32_t>(incoming_.size())};
+          .queued = waiting_count_ + static_cast<int32_t>(incoming_.size()),
+          .batches = batch_sizes_};
 }
 
 void SchedulerLoop::Drain(absl::Time deadline) {
@@ -200,10 +201,17 @@ void SchedulerLoop::PublishActivity() {
   }
 }
 
+// Before the step: whoever gets the last token of a sequence finds its steps counted.
+void SchedulerLoop::CountStep() {
+  std::lock_guard lock(mutex_);
+  batch_sizes_.Add(stepped_.size());
+}
+
 // One forward pass over everything that can run, then a token for each sequence that asks for one.
 bool SchedulerLoop::StepGenerations() {
   BuildBatch();
   if (stepped_.empty()) return false;
+  CountStep();
   const size_t vocab = static_cast<size_t>(engine_->config.vocab_size);
   const absl::Time begin = absl::Now();
   const absl::Status status =

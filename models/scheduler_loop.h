@@ -50,6 +50,7 @@ class SchedulerLoop {
   void Reap();
   void Admit();
   void PublishActivity();
+  void CountStep();
   bool StepGenerations();
   void BuildBatch();
   void AddPieces(bool decoding, int32_t budget);
@@ -70,6 +71,7 @@ class SchedulerLoop {
   std::deque<LogitsWork*> incoming_logits_;
   std::deque<EncodeWork*> incoming_encode_;
   int32_t running_count_ = 0, waiting_count_ = 0, work_count_ = 0;
+  BatchSizes batch_sizes_;
   bool refusing_ = false;  // new requests
   bool end_now_ = false;   // ends what runs
   bool stopping_ = false;

@@ -30,6 +30,15 @@ const Histogram::BucketBoundaries kTokenSeconds = {0.001, 0.002, 0.005, 0.01, 0.
 
 std::string Text(absl::string_view text) { return std::string(text); }
 
+Histogram::BucketBoundaries BatchBounds() {
+  return {BatchSizes::kBounds.begin(), BatchSizes::kBounds.end()};
+}
+
+void FillHistogram(const BatchSizes& sizes, Histogram& histogram) {
+  histogram.ObserveMultiple({sizes.steps.begin(), sizes.steps.end()},
+                            static_cast<double>(sizes.sequences));
+}
+
 }  // namespace
 
 std::string CodeName(absl::StatusCode code) { return absl::StatusCodeToString(code); }
@@ -83,12 +92,21 @@ std::vector<prometheus::MetricFamily> Metrics::Impl::Collect() const {
   const MetricsSnapshot now = snapshot ? snapshot() : MetricsSnapshot{};
   auto& weights = family("quantd_model_weight_bytes", "Packed weights of a loaded model");
   auto& kv = family("quantd_kv_cache_bytes", "Key/value caches held by a model");
+  auto& kv_usage = family("quantd_kv_cache_usage_ratio",
+                          "Key/value caches that sequences of a model have reserved, of the most "
+                          "that they may");
+  auto& batches = prometheus::BuildHistogram()
+                      .Name("quantd_batch_size")
+                      .Help("Sequences that a step of generation advanced together")
+                      .Register(gauges);
   auto& running = family("quantd_requests_running", "Sequences in the batch of a model");
   auto& queued = family("quantd_requests_queued", "Sequences that wait for a place in the batch");
   for (const auto& model : now.models) {
     weights.Add({{"model", model.model}, {"method", model.quantization}})
         .Set(static_cast<double>(model.weight_bytes));
     kv.Add({{"model", model.model}}).Set(static_cast<double>(model.kv_bytes));
+    kv_usage.Add({{"model", model.model}}).Set(model.kv_usage);
+    FillHistogram(model.batches, batches.Add({{"model", model.model}}, BatchBounds()));
     running.Add({{"model", model.model}}).Set(model.running);
     queued.Add({{"model", model.model}}).Set(model.queued);
   }

@@ -10,6 +10,7 @@
 
 #include "absl/strings/string_view.h"
 #include "core/status.h"
+#include "models/batch_sizes.h"
 
 namespace quantd {
 
@@ -20,8 +21,10 @@ struct MetricsSnapshot {
     std::string quantization;
     uint64_t weight_bytes = 0;
     uint64_t kv_bytes = 0;
+    double kv_usage = 0;  // of the caches that the model may ever hold, the part that is reserved
     int running = 0;
     int queued = 0;
+    BatchSizes batches;
   };
   std::vector<ModelUse> models;
   int jobs_queued = 0;

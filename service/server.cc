@@ -26,6 +26,13 @@
 namespace quantd {
 namespace {
 
+double KvUsage(const ModelMemory& memory) {
+  if (memory.kv_bytes_full == 0) return 0;  // an encoder
+  // Caches of logits requests come on top of those of running sequences.
+  return std::min(
+      1.0, static_cast<double>(memory.kv_bytes_in_use) / static_cast<double>(memory.kv_bytes_full));
+}
+
 using Clock = std::chrono::steady_clock;
 
 constexpr char kInferenceHealth[] = "inference.GRPCInferenceService";
@@ -213,8 +220,14 @@ MetricsSnapshot ServerImpl::Snapshot() const {
     }
     const ModelMemory memory = entry.model->memory();
     const Model::Activity activity = entry.model->activity();
-    out.models.push_back({name, entry.model->quantization(), memory.weight_bytes, memory.kv_bytes,
-                          activity.running, activity.queued});
+    out.models.push_back({.model = name,
+                          .quantization = entry.model->quantization(),
+                          .weight_bytes = memory.weight_bytes,
+                          .kv_bytes = memory.kv_bytes,
+                          .kv_usage = KvUsage(memory),
+                          .running = activity.running,
+                          .queued = activity.queued,
+                          .batches = activity.batches});
   }
   const OperationStore::Counts jobs = services_.operations->counts();
   out.jobs_queued = jobs.queued;

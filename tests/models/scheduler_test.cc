@@ -266,6 +266,28 @@ TEST(Scheduler, RefusesWhenTheQueueIsFull) {
   EXPECT_TRUE(second->Wait().ok());
 }
 
+TEST(Scheduler, CountsStepsAndReservedCaches) {
+  const auto model = LoadTiny({.context_length = 256, .max_sequences = 4});
+  const ModelMemory before = model->memory();
+  EXPECT_EQ(before.kv_bytes_in_use, 0u);
+  EXPECT_EQ(before.kv_bytes_full, 4 * 256 * before.kv_bytes_per_token);
+  EXPECT_EQ(model->activity().batches.sequences, 0u);
+  // Two sequences side by side, then a third alone.
+  const auto blocker = Block(*model);
+  const auto other = Block(*model);
+  while (model->activity().running < 2) std::this_thread::yield();
+  // Whole granules of 128 tokens.
+  EXPECT_EQ(model->memory().kv_bytes_in_use, 2 * 128 * before.kv_bytes_per_token);
+  blocker->ready = other->ready = true;
+  EXPECT_TRUE(blocker->Wait().ok() && other->Wait().ok());
+  EXPECT_TRUE(Start(*model, {7}, Greedy(3))->Wait().ok());
+  const BatchSizes batches = model->activity().batches;
+  EXPECT_EQ(batches.sequences, 5u + 5u + 3u);  // a step for each of their tokens
+  EXPECT_GE(batches.steps[0], 3u);
+  EXPECT_EQ(batches.steps[0] + 2 * batches.steps[1], batches.sequences);
+  while (model->memory().kv_bytes_in_use > 0) std::this_thread::yield();
+}
+
 TEST(Scheduler, EndsLateAndCancelledRequestsInTheQueue) {
   const auto model = LoadTiny({.max_sequences = 1});
   const auto blocker = Block(*model);

@@ -25,7 +25,7 @@ class ServerTest : public testing::Test {
     Copy("tiny-llama", "tiny");
     config_.model_root = root_.string();
     config_.listen = "127.0.0.1:0";
-    config_.metrics_listen = "off";
+    if (config_.metrics_listen == ServerConfig().metrics_listen) config_.metrics_listen = "off";
     config_.threads = 1;
     config_.self_probe = false;
     Start();
