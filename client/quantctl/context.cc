@@ -2,6 +2,7 @@
 
 #include <google/protobuf/util/json_util.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
@@ -13,7 +14,8 @@
 namespace quantd::ctl {
 namespace {
 
-constexpr absl::Duration kConnectTimeout = absl::Seconds(5);
+// Of one attempt.
+constexpr absl::Duration kConnectTimeout = absl::Seconds(1);
 constexpr char kUsagePayload[] = "quantctl/usage";
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
@@ -23,7 +25,8 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
 }
 
 absl::StatusOr<ClientOptions> BuildClientOptions(const GlobalOptions& options) {
-  ClientOptions client{.address = options.server};
+  ClientOptions client{.address = options.server,
+                       .retry_for = absl::Seconds(options.retry_seconds)};
   const std::pair<const std::string*, std::string*> files[] = {
       {&options.tls_ca, &client.tls_ca},
       {&options.tls_cert, &client.tls_cert},
@@ -55,7 +58,9 @@ absl::StatusOr<Client*> Context::client() {
   auto client = Client::Connect(*client_options);
   if (!client.ok()) return client.status();
   client_ = *std::move(client);
-  if (absl::Status status = client_->WaitReady(kConnectTimeout); !status.ok()) {
+  if (absl::Status status =
+          client_->WaitReady(std::max(client_options->retry_for, kConnectTimeout));
+      !status.ok()) {
     return absl::UnavailableError(absl::StrCat(
         "no quantd answers at ", options.server,
         "; start one with `quantd --model-root DIR`, name it with --server, or use --embedded"));

@@ -24,6 +24,7 @@ struct GlobalOptions {
   std::string output = "text";
   std::string token_file, tls_ca, tls_cert, tls_key;
   double timeout_seconds = 0;  // 0: none
+  double retry_seconds = 5;    // for a server that does not answer, or is about to end
 };
 
 class Context {

@@ -58,6 +58,10 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions& options) {
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
   app.add_option("--timeout", options.timeout_seconds, "seconds a call may take; 0: no limit");
+  app.add_option("--retry-for", options.retry_seconds,
+                 "seconds that a server may take to answer, as during its restart; default 5")
+      ->check(CLI::NonNegativeNumber)
+      ->envname("QUANTD_RETRY_FOR");
   app.add_option("--token-file", options.token_file, "file with the bearer token")
       ->envname("QUANTD_TOKEN_FILE");
   app.add_option("--tls-ca", options.tls_ca, "PEM file of the CA to trust; turns TLS on");

@@ -10,16 +10,43 @@ namespace {
 
 // One unary call: `method` is a member of `stub`.
 template <class Stub, class Request, class Response>
-absl::StatusOr<Response> Unary(const ClientOptions& client, const CallOptions& options,
+absl::StatusOr<Response> Unary(const Link& link, const CallOptions& options,
                                std::shared_ptr<Cancellation::State> cancellation, Stub& stub,
                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                             Response*),
                                const Request& request) {
-  Call call(client, options, std::move(cancellation));
-  Response response;
-  const grpc::Status status = (stub.*method)(call.context(), request, &response);
-  if (!status.ok()) return FromGrpc(status);
-  return response;
+  Attempts attempts(link, options, cancellation);
+  while (true) {
+    Call call(link.options, attempts.Rest(), cancellation);
+    Response response;
+    const absl::Status status = FromGrpc((stub.*method)(call.context(), request, &response));
+    if (status.ok()) return response;
+    if (!attempts.Again(status)) return status;
+  }
+}
+
+// One call with a stream of responses: `open(context)` starts it, `on_response` sees each and may
+// end the call. The last response.
+template <class Response, class Open, class OnResponse>
+absl::StatusOr<Response> Stream(const Link& link, const CallOptions& options,
+                                std::shared_ptr<Cancellation::State> cancellation, const Open& open,
+                                const OnResponse& on_response) {
+  Attempts attempts(link, options, cancellation);
+  while (true) {
+    Call call(link.options, attempts.Rest(), cancellation);
+    const auto reader = open(call.context());
+    Response response;
+    bool answered = false;
+    while (reader->Read(&response)) {
+      answered = true;
+      if (on_response(response)) continue;
+      call.context()->TryCancel();
+      break;
+    }
+    const absl::Status status = FromGrpc(reader->Finish());
+    if (status.ok()) return response;
+    if (answered || !attempts.Again(status)) return status;
+  }
 }
 
 template <class Request>
@@ -44,8 +71,8 @@ Request WithRequestId(Request request) {
 }  // namespace
 
 // `UNARY(stub, Rpc, request)` inside a Client method with a `call` parameter.
-#define UNARY(stub, rpc, request)                                                            \
-  Unary(connection_->options, call, call.cancellation ? call.cancellation->state_ : nullptr, \
+#define UNARY(stub, rpc, request)                                                           \
+  Unary(connection_->link(), call, call.cancellation ? call.cancellation->state_ : nullptr, \
         *connection_->stub, &std::remove_reference_t<decltype(*connection_->stub)>::rpc, request)
 
 absl::StatusOr<quant::v1::ListMethodsResponse> Client::ListMethods(const CallOptions& call) {
@@ -121,35 +148,29 @@ absl::StatusOr<quant::v1::DetokenizeResponse> Client::Detokenize(
 absl::StatusOr<quant::v1::GenerateResponse> Client::Generate(
     const quant::v1::GenerateRequest& request, const ChunkCallback& on_chunk,
     const CallOptions& options) {
-  Call call(connection_->options, options,
-            options.cancellation ? options.cancellation->state_ : nullptr);
-  const auto reader = connection_->inference->Generate(call.context(), request);
-  quant::v1::GenerateResponse response;
-  while (reader->Read(&response)) {
-    if (on_chunk && !on_chunk(response)) {
-      call.context()->TryCancel();
-      break;
-    }
-  }
-  const grpc::Status status = reader->Finish();
-  if (!status.ok()) return FromGrpc(status);
-  return response;
+  return Stream<quant::v1::GenerateResponse>(
+      connection_->link(), options, options.cancellation ? options.cancellation->state_ : nullptr,
+      [&](grpc::ClientContext* context) {
+        return connection_->inference->Generate(context, request);
+      },
+      [&](const quant::v1::GenerateResponse& response) { return !on_chunk || on_chunk(response); });
 }
 
 absl::StatusOr<quant::v1::EvaluateResult> Client::Evaluate(
     const quant::v1::EvaluateRequest& request,
     const std::function<void(const quant::v1::EvaluateResponse&)>& progress,
     const CallOptions& options) {
-  Call call(connection_->options, options,
-            options.cancellation ? options.cancellation->state_ : nullptr);
-  const auto reader = connection_->evaluation->Evaluate(call.context(), request);
-  quant::v1::EvaluateResponse response;
-  while (reader->Read(&response)) {
-    if (progress) progress(response);
-  }
-  const grpc::Status status = reader->Finish();
-  if (!status.ok()) return FromGrpc(status);
-  return response.result();
+  auto last = Stream<quant::v1::EvaluateResponse>(
+      connection_->link(), options, options.cancellation ? options.cancellation->state_ : nullptr,
+      [&](grpc::ClientContext* context) {
+        return connection_->evaluation->Evaluate(context, request);
+      },
+      [&](const quant::v1::EvaluateResponse& response) {
+        if (progress) progress(response);
+        return true;
+      });
+  if (!last.ok()) return last.status();
+  return last->result();
 }
 
 }  // namespace quantd

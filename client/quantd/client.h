@@ -7,10 +7,11 @@
 //   request.mutable_recipe()->set_method("bitsandbytes");
 //   auto report = (*client)->Quantize(request, [](const quant::v1::Progress& p) { ... });
 //
-// Messages are the API's own, documented in proto/quant/v1. Calls are retried
-// while the server is UNAVAILABLE and has answered nothing, with exponential backoff, within the
-// call's timeout. A start of an operation is given a request id, so that a retry cannot start two.
-// Errors are absl::Status with the server's code and message.
+// Messages are the API's own, documented in proto/quant/v1. Calls are repeated while the server is
+// UNAVAILABLE and has answered nothing, as during its restart, with pauses that double up to two
+// seconds, for ClientOptions::retry_for and within the call's timeout. A start of an operation is
+// given a request id, so that a retry cannot start two. Errors are absl::Status with the server's
+// code and message.
 #ifndef QUANTD_CLIENT_H_
 #define QUANTD_CLIENT_H_
 
@@ -72,7 +73,9 @@ struct ClientOptions {
   std::string tls_cert = "";
   std::string tls_key = "";
   std::string token = "";  // sent as "authorization: Bearer ..."
-  int max_attempts = 5;    // of one call on UNAVAILABLE, 5 at most; 1 turns retries off
+  // How long a call is repeated while the server is UNAVAILABLE: a server that is restarted takes
+  // some seconds. Zero: not at all.
+  absl::Duration retry_for = absl::Seconds(30);
   size_t max_message_bytes = size_t{256} << 20;
 };
 

@@ -1,24 +1,35 @@
 #include "client/quantd/connection.h"
 
+#include <algorithm>
+#include <random>
+
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 
 namespace quantd {
 namespace {
 
-// Retries by gRPC itself: UNAVAILABLE before the server has answered anything.
-std::string ServiceConfig(int max_attempts) {
-  const int attempts = std::min(max_attempts, 5);  // gRPC's own ceiling
-  return absl::StrCat(
-      R"({"methodConfig":[{"name":[{}],"retryPolicy":{"maxAttempts":)", attempts,
-      R"(,"initialBackoff":"0.1s","maxBackoff":"3s","backoffMultiplier":2,)"
-      R"("retryableStatusCodes":["UNAVAILABLE"]}}],"loadBalancingConfig":[{"round_robin":{}}]})");
-}
+constexpr char kServiceConfig[] = R"({"loadBalancingConfig":[{"round_robin":{}}]})";
+
+constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
+constexpr absl::Duration kLongestPause = absl::Seconds(2);
 
 std::shared_ptr<grpc::ChannelCredentials> Credentials(const ClientOptions& options) {
   if (options.tls_ca.empty() && options.tls_cert.empty()) {
     return grpc::InsecureChannelCredentials();
   }
   return grpc::SslCredentials({options.tls_ca, options.tls_key, options.tls_cert});
+}
+
+int ToMilliseconds(absl::Duration duration) {
+  return static_cast<int>(absl::ToInt64Milliseconds(duration));
+}
+
+// Between half of `pause` and all of it: the clients of a server that comes back do not all call in
+// the same moment.
+absl::Duration Varied(absl::Duration pause) {
+  static thread_local std::minstd_rand random(std::random_device{}());
+  return pause * std::uniform_real_distribution<double>(0.5, 1)(random);
 }
 
 }  // namespace
@@ -57,6 +68,58 @@ Call::~Call() {
   cancellation_->calls.erase(&context_);
 }
 
+Attempts::Attempts(const Link& link, const CallOptions& options,
+                   std::shared_ptr<Cancellation::State> cancellation)
+    : link_(link),
+      options_(options),
+      cancellation_(std::move(cancellation)),
+      deadline_(absl::Now() + options.timeout) {
+  Restart();
+}
+
+void Attempts::Restart() {
+  give_up_ = absl::Now() + link_.options.retry_for;
+  pause_ = kFirstPause;
+}
+
+CallOptions Attempts::Rest() const {
+  CallOptions rest = options_;
+  if (deadline_ != absl::InfiniteFuture()) rest.timeout = deadline_ - absl::Now();
+  return rest;
+}
+
+bool Attempts::cancelled() const {
+  if (!cancellation_) return false;
+  std::lock_guard lock(cancellation_->mutex);
+  return cancellation_->cancelled;
+}
+
+bool Attempts::Again(const absl::Status& status) {
+  if (!absl::IsUnavailable(status)) return false;
+  const absl::Time now = absl::Now();
+  if (now >= give_up_) return false;
+  const absl::Time until = std::min({now + Varied(pause_), give_up_, deadline_});
+  pause_ = std::min(2 * pause_, kLongestPause);
+  Pause(until);
+  return true;  // an attempt after a cancellation or the deadline ends with the status of these
+}
+
+// Or until the channel has a connection again.
+void Attempts::Pause(absl::Time until) const {
+  const bool connected = link_.channel.GetState(false) == GRPC_CHANNEL_READY;
+  while (!cancelled() && absl::Now() < until) {
+    const absl::Time slice = std::min(until, absl::Now() + absl::Milliseconds(20));
+    const grpc_connectivity_state state = link_.channel.GetState(true);
+    if (state == GRPC_CHANNEL_READY) {
+      if (!connected) return;
+      absl::SleepFor(slice - absl::Now());
+    } else {
+      // Waiting in gRPC: connections make no progress while no thread is.
+      link_.channel.WaitForStateChange(state, absl::ToChronoTime(slice));
+    }
+  }
+}
+
 absl::Status FromGrpc(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
@@ -82,7 +145,11 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& opt
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
   arguments.SetMaxSendMessageSize(static_cast<int>(options.max_message_bytes));
-  if (options.max_attempts > 1) arguments.SetServiceConfigJSON(ServiceConfig(options.max_attempts));
+  arguments.SetServiceConfigJSON(kServiceConfig);
+  // gRPC's own pauses between connections grow to two minutes: a server that is back would be
+  // noticed long after.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, ToMilliseconds(kFirstPause));
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, ToMilliseconds(kLongestPause));
   return FromChannel(grpc::CreateCustomChannel(options.address, Credentials(options), arguments),
                      options);
 }

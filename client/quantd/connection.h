@@ -24,8 +24,15 @@ struct Cancellation::State {
   std::set<grpc::ClientContext*> calls;
 };
 
+// Where calls go, and how.
+struct Link {
+  grpc::Channel& channel;
+  const ClientOptions& options;
+};
+
 struct Client::Connection {
   Connection(std::shared_ptr<grpc::Channel> channel, ClientOptions options);
+  Link link() const { return {*channel, options}; }
 
   std::shared_ptr<grpc::Channel> channel;
   ClientOptions options;
@@ -48,6 +55,30 @@ class Call {
  private:
   grpc::ClientContext context_;
   std::shared_ptr<Cancellation::State> cancellation_;
+};
+
+// The attempts of one call: whether and when there is another, and how long it may take.
+class Attempts {
+ public:
+  Attempts(const Link& link, const CallOptions& options,
+           std::shared_ptr<Cancellation::State> cancellation);
+  // The options of the call with what is left of its timeout.
+  CallOptions Rest() const;
+  // After a failure with `status`: true, after a pause, when the call is to be made again.
+  bool Again(const absl::Status& status);
+  // The server has answered something: the time for repetitions begins anew.
+  void Restart();
+
+ private:
+  bool cancelled() const;
+  void Pause(absl::Time until) const;
+
+  const Link link_;
+  const CallOptions options_;
+  const std::shared_ptr<Cancellation::State> cancellation_;
+  const absl::Time deadline_;
+  absl::Time give_up_;
+  absl::Duration pause_;
 };
 
 absl::Status FromGrpc(const grpc::Status& status);

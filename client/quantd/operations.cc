@@ -14,9 +14,6 @@ using quant::v1::QuantizeReport;
 
 constexpr size_t kChunkBytes = size_t{1} << 20;
 
-// A broken watch is taken up again this often before it is an error.
-constexpr int kWatchAttempts = 5;
-
 // Sends `tensor` as a spec and its chunks. False: the server has ended the call.
 template <class Request, class Stream>
 bool Send(Stream& stream, const TensorData& tensor) {
@@ -48,6 +45,27 @@ QuantizedTensorData Receive(Stream& stream) {
   return result;
 }
 
+// `first` and the tensors there, tensors back; `open(context)` starts the stream.
+template <class Request, class Open>
+absl::StatusOr<QuantizedTensorData> Exchange(const Link& link, const CallOptions& options,
+                                             std::shared_ptr<Cancellation::State> cancellation,
+                                             const Request& first,
+                                             const std::vector<const TensorData*>& tensors,
+                                             const Open& open) {
+  Attempts attempts(link, options, cancellation);
+  while (true) {
+    Call call(link.options, attempts.Rest(), cancellation);
+    const auto stream = open(call.context());
+    bool sending = stream->Write(first);
+    for (const TensorData* tensor : tensors) sending = sending && Send<Request>(*stream, *tensor);
+    stream->WritesDone();
+    QuantizedTensorData result = Receive(*stream);
+    const absl::Status status = FromGrpc(stream->Finish());
+    if (status.ok()) return result;
+    if (!attempts.Again(status)) return status;
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<Operation> Client::Watch(const std::string& operation,
@@ -55,23 +73,20 @@ absl::StatusOr<Operation> Client::Watch(const std::string& operation,
                                         const CallOptions& options) {
   quant::v1::WatchOperationRequest request;
   request.set_name(operation);
-  const absl::Time deadline = absl::Now() + options.timeout;
-  for (int attempt = 1;; ++attempt) {
-    CallOptions rest = options;
-    if (options.timeout != absl::InfiniteDuration()) rest.timeout = deadline - absl::Now();
-    Call call(connection_->options, rest,
-              options.cancellation ? options.cancellation->state_ : nullptr);
+  const auto cancellation = options.cancellation ? options.cancellation->state_ : nullptr;
+  Attempts attempts(connection_->link(), options, cancellation);
+  while (true) {
+    Call call(connection_->options, attempts.Rest(), cancellation);
     const auto reader = connection_->quantization->WatchOperation(call.context(), request);
     Operation state;
     while (reader->Read(&state)) {
       if (on_change) on_change(state);
-      attempt = 1;
+      attempts.Restart();
     }
-    const grpc::Status status = reader->Finish();
+    absl::Status status = FromGrpc(reader->Finish());
     if (status.ok() && state.done()) return state;
-    const bool again = status.ok() || status.error_code() == grpc::StatusCode::UNAVAILABLE;
-    if (!again || attempt >= kWatchAttempts) return FromGrpc(status);
-    absl::SleepFor(absl::Milliseconds(100) * (1 << attempt));
+    if (status.ok()) status = absl::UnavailableError("the server ended the watch");
+    if (!attempts.Again(status)) return status;
   }
 }
 
@@ -132,47 +147,42 @@ absl::StatusOr<QuantizedTensorData> Client::QuantizeTensor(const quant::v1::Reci
                                                            const TensorData* calibration,
                                                            const std::string& name,
                                                            const CallOptions& options) {
-  Call call(connection_->options, options,
-            options.cancellation ? options.cancellation->state_ : nullptr);
-  const auto stream = connection_->quantization->QuantizeTensor(call.context());
   quant::v1::QuantizeTensorRequest first;
   *first.mutable_recipe() = recipe;
   first.set_name(name);
-  bool open = stream->Write(first) && Send<quant::v1::QuantizeTensorRequest>(*stream, weight);
-  if (open && calibration != nullptr) {
-    TensorData inputs = *calibration;
+  std::vector<const TensorData*> tensors = {&weight};
+  TensorData inputs;
+  if (calibration != nullptr) {
+    inputs = *calibration;
     inputs.spec.set_name("calibration");
-    open = Send<quant::v1::QuantizeTensorRequest>(*stream, inputs);
+    tensors.push_back(&inputs);
   }
-  stream->WritesDone();
-  QuantizedTensorData result = Receive(*stream);
-  const grpc::Status status = stream->Finish();
-  if (!status.ok()) return FromGrpc(status);
-  return result;
+  return Exchange(connection_->link(), options,
+                  options.cancellation ? options.cancellation->state_ : nullptr, first, tensors,
+                  [this](grpc::ClientContext* context) {
+                    return connection_->quantization->QuantizeTensor(context);
+                  });
 }
 
 absl::StatusOr<TensorData> Client::DequantizeTensor(const QuantizedTensorData& quantized,
                                                     const std::string& dtype,
                                                     const CallOptions& options) {
-  Call call(connection_->options, options,
-            options.cancellation ? options.cancellation->state_ : nullptr);
-  const auto stream = connection_->quantization->DequantizeTensor(call.context());
   quant::v1::DequantizeTensorRequest first;
   first.mutable_start()->set_quantization_config(quantized.quantization_config);
   first.mutable_start()->set_dtype(dtype);
-  bool open = stream->Write(first);
-  for (const TensorData& tensor : quantized.tensors) {
-    open = open && Send<quant::v1::DequantizeTensorRequest>(*stream, tensor);
-  }
-  stream->WritesDone();
-  QuantizedTensorData result = Receive(*stream);
-  const grpc::Status status = stream->Finish();
-  if (!status.ok()) return FromGrpc(status);
-  if (result.tensors.size() != 1) {
+  std::vector<const TensorData*> tensors;
+  for (const TensorData& tensor : quantized.tensors) tensors.push_back(&tensor);
+  absl::StatusOr<QuantizedTensorData> result = Exchange(
+      connection_->link(), options, options.cancellation ? options.cancellation->state_ : nullptr,
+      first, tensors, [this](grpc::ClientContext* context) {
+        return connection_->quantization->DequantizeTensor(context);
+      });
+  if (!result.ok()) return result.status();
+  if (result->tensors.size() != 1) {
     return absl::InternalError(
-        absl::StrCat("expected one tensor from the server, found ", result.tensors.size()));
+        absl::StrCat("expected one tensor from the server, found ", result->tensors.size()));
   }
-  return std::move(result.tensors.front());
+  return std::move(result->tensors.front());
 }
 
 }  // namespace quantd

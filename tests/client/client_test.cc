@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "quant/v1/models.grpc.pb.h"
 #include "tests/client/server_process.h"
 
 namespace quantd {
@@ -36,8 +37,8 @@ quant::v1::GenerateRequest GenerateRequest(const std::string& model, int max_tok
 
 class ClientTest : public ServerProcessTest {
  protected:
-  std::unique_ptr<Client> Connect(int max_attempts = 5) {
-    auto client = Client::Connect({.address = address(), .max_attempts = max_attempts});
+  std::unique_ptr<Client> Connect(absl::Duration retry_for = absl::Minutes(1)) {
+    auto client = Client::Connect({.address = address(), .retry_for = retry_for});
     EXPECT_TRUE(client.ok()) << client.status();
     return *std::move(client);
   }
@@ -206,9 +207,57 @@ TEST_F(ClientTest, WaitsForAServerThatComesUpLate) {
   EXPECT_TRUE(client->WaitReady(absl::Minutes(1)).ok());
 }
 
-TEST_F(ClientTest, OneAttemptMeansNoRetries) {
-  const auto client = Connect(1);
-  EXPECT_TRUE(absl::IsUnavailable(client->GetServerStatus().status()));
+TEST_F(ClientTest, RetriesEndWithTheirTime) {
+  EXPECT_TRUE(absl::IsUnavailable(Connect(absl::ZeroDuration())->GetServerStatus().status()));
+  const absl::Time start = absl::Now();
+  const auto status = Connect(absl::Milliseconds(400))->GetServerStatus().status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(400));
+}
+
+TEST_F(ClientTest, DeadlineAndCancellationEndRetries) {
+  const auto client = Connect(absl::InfiniteDuration());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(
+      client->GetServerStatus({.timeout = absl::Milliseconds(300)}).status()));
+  Cancellation cancellation;
+  std::thread cancel([&cancellation] {
+    absl::SleepFor(absl::Milliseconds(300));
+    cancellation.Cancel();
+  });
+  const absl::Status status = client->GetServerStatus({.cancellation = &cancellation}).status();
+  cancel.join();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+}
+
+// Says that it is UNAVAILABLE, as a server that is shutting down, as often as it is told to.
+class BusyService final : public quant::v1::ModelService::Service {
+ public:
+  explicit BusyService(int refusals) : refusals_(refusals) {}
+  grpc::Status GetServerStatus(grpc::ServerContext*, const quant::v1::GetServerStatusRequest*,
+                               quant::v1::ServerStatus*) override {
+    ++calls_;
+    if (calls_ <= refusals_) return {grpc::StatusCode::UNAVAILABLE, "shutting down"};
+    return grpc::Status::OK;
+  }
+  int calls() const { return calls_; }
+
+ private:
+  const int refusals_;
+  std::atomic<int> calls_{0};
+};
+
+TEST_F(ClientTest, AsksAsOftenAsItTakes) {
+  BusyService service(7);  // more often than gRPC's own retries would ask
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address(), grpc::InsecureServerCredentials());
+  builder.RegisterService(&service);
+  const auto server = builder.BuildAndStart();
+  ASSERT_NE(server, nullptr);
+  const auto status = Connect()->GetServerStatus();
+  EXPECT_TRUE(status.ok()) << status.status();
+  EXPECT_EQ(service.calls(), 8);
+  // Other errors are final.
+  EXPECT_EQ(Connect()->ListModels({}).status().code(), absl::StatusCode::kUnimplemented);
 }
 
 TEST_F(ClientTest, FindsTheServersSuccessor) {
@@ -218,7 +267,7 @@ TEST_F(ClientTest, FindsTheServersSuccessor) {
   ASSERT_TRUE(client->GetServerStatus().ok());
   EXPECT_EQ(Stop(), 0);
   std::thread successor([this] {
-    absl::SleepFor(absl::Milliseconds(200));
+    absl::SleepFor(absl::Seconds(3));  // longer than gRPC's own retries last
     Start();
   });
   const auto models = client->ListModels({}, {.timeout = absl::Minutes(1)});
@@ -250,7 +299,7 @@ TEST_F(ClientTest, AStreamFinishesWhileTheServerDrains) {
     if (tokens == 0) {
       Terminate();
       // A second client is refused from the moment that the server drains.
-      const auto other = Connect(1);
+      const auto other = Connect(absl::ZeroDuration());
       while (refused.ok())
         refused = other->GetServerStatus({.timeout = absl::Seconds(20)}).status();
     }

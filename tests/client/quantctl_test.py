@@ -283,7 +283,7 @@ class VerbsTest(ProcessTest):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))  # nobody listens there
             address = f"127.0.0.1:{s.getsockname()[1]}"
-            answer = bare("--server", address, "status")
+            answer = bare("--server", address, "--retry-for", "0.2", "status")
         self.assert_fails(answer, "UNAVAILABLE", address, "--embedded", code=UNREACHABLE)
 
     def interrupt(self, process, ready):
