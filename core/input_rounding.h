@@ -18,7 +18,7 @@ namespace quantd {
 struct InputRounding {
   enum class Values { kNone, kInteger, kE2M1, kE4M3, kE5M2 };
   Values values = Values::kNone;
-  int bits = 8;           // kInteger: 2..8
+  int bits = 8;           // kInteger: 1..8
   bool is_signed = true;  // kInteger
   // Integers are nearest(x * (1 / scale)) + zero_point, then clamped (Quark, whose forward is
   // torch.fake_quantize_per_tensor_affine).

@@ -128,39 +128,44 @@ std::vector<float> RopeFrequencyDivisors(const ModelConfig& config) {
   return divisors;
 }
 
-}  // namespace
-
-absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* recipe,
-                                      std::optional<DType> dtype) {
-  JobPlan plan;
-  const ModelConfig& config = source.config();
-  if (recipe != nullptr && recipe->InputDType()) dtype = recipe->InputDType();
+// Which parameters a folder's recipe takes, by what it asks about them later.
+struct Chosen {
   std::vector<ModuleInfo> quantized;
   std::vector<std::string> kept;
+};
+
+// The scheme of a matrix that `recipe` may quantize, null when it keeps it.
+absl::StatusOr<const Scheme*> ChooseScheme(const ModelSource& source, const Recipe& recipe,
+                                           const SourceParameter& parameter, Chosen& chosen) {
+  ModuleInfo module = MakeModuleInfo(parameter, source.config());
+  module.has_bias = HasBias(source, parameter.name);
+  const Scheme* scheme = recipe.SchemeFor(module, source.config());
+  if (scheme == nullptr) return nullptr;
+  if (absl::Status status = scheme->CheckShape(module.rows, module.cols); !status.ok()) {
+    return Refuse(module, status);
+  }
+  if (module.layer < 0 && scheme->Needs().required()) {
+    return Refuse(module, absl::InvalidArgumentError(
+                              "only matrices of the blocks can be fitted to their inputs"));
+  }
+  chosen.quantized.push_back(std::move(module));
+  return scheme;
+}
+
+absl::StatusOr<Chosen> PlanParameters(const ModelSource& source, const Recipe* recipe,
+                                      std::optional<DType> dtype, JobPlan& plan) {
+  Chosen chosen;
   for (const SourceParameter& parameter : source.parameters()) {
     PlannedParameter planned{.source = parameter,
                              .kept_dtype = KeptDType(parameter, source, dtype),
                              .layer = LayerOf(parameter)};
     if (recipe != nullptr && IsWeightMatrix(parameter)) {
-      ModuleInfo module = MakeModuleInfo(parameter, config);
-      module.has_bias = HasBias(source, parameter.name);
-      planned.scheme = recipe->SchemeFor(module, config);
-      if (planned.scheme != nullptr) {
-        quantized.push_back(module);
-        if (absl::Status status = planned.scheme->CheckShape(module.rows, module.cols);
-            !status.ok()) {
-          return Refuse(module, status);
-        }
-        if (module.layer < 0 && planned.scheme->Needs().required()) {
-          return Refuse(module, absl::InvalidArgumentError(
-                                    "only matrices of the blocks can be fitted to their inputs"));
-        }
-      }
+      ASSIGN_OR_RETURN(planned.scheme, ChooseScheme(source, *recipe, parameter, chosen));
     }
-    if (planned.scheme == nullptr) kept.push_back(parameter.name);
+    if (planned.scheme == nullptr) chosen.kept.push_back(parameter.name);
     plan.parameters.push_back(std::move(planned));
   }
-  if (recipe != nullptr && quantized.empty()) {
+  if (recipe != nullptr && chosen.quantized.empty()) {
     return absl::InvalidArgumentError(
         "the recipe leaves every matrix as it is: check its targets and skip lists");
   }
@@ -170,29 +175,44 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
         plan.parameters.begin(), plan.parameters.end(),
         [](const PlannedParameter& a, const PlannedParameter& b) { return a.layer < b.layer; });
   }
-  ModelConfig output = config;
-  if (dtype) output.dtype = *dtype;
+  return chosen;
+}
+
+// config.json and the files beside it.
+absl::Status PlanFiles(const ModelSource& source, const Recipe* recipe, const Chosen& chosen,
+                       JobPlan& plan) {
   if (source.gguf_metadata() != nullptr) {
-    ASSIGN_OR_RETURN(plan.side_files, SideFilesFromGguf(*source.gguf_metadata(), output));
-    output.config_json = plan.side_files["config.json"];
+    ASSIGN_OR_RETURN(plan.side_files, SideFilesFromGguf(*source.gguf_metadata(), plan.output));
+    plan.output.config_json = plan.side_files["config.json"];
     plan.side_files.erase("config.json");
   } else {
     ASSIGN_OR_RETURN(plan.side_files, source.side_files());
   }
-  std::string quantization_config;
   if (recipe != nullptr) {
-    const SideFiles files = recipe->ConfigFiles(quantized);
+    const SideFiles files = recipe->ConfigFiles(chosen.quantized);
     if (files.empty()) {
-      quantization_config = recipe->QuantizationConfigKeeping(output, quantized, kept);
+      plan.quantization_config =
+          recipe->QuantizationConfigKeeping(plan.output, chosen.quantized, chosen.kept);
     }
     plan.side_files.insert(files.begin(), files.end());
-    const SideFiles extra = recipe->ExtraFiles(output, quantized);
+    const SideFiles extra = recipe->ExtraFiles(plan.output, chosen.quantized);
     plan.side_files.insert(extra.begin(), extra.end());
   }
-  ASSIGN_OR_RETURN(plan.config_json, WriteHfConfig(output, quantization_config));
+  ASSIGN_OR_RETURN(plan.config_json, WriteHfConfig(plan.output, plan.quantization_config));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* recipe,
+                                      std::optional<DType> dtype) {
+  JobPlan plan;
+  if (recipe != nullptr && recipe->InputDType()) dtype = recipe->InputDType();
+  ASSIGN_OR_RETURN(const Chosen chosen, PlanParameters(source, recipe, dtype, plan));
   plan.codec = recipe ? recipe->codec() : nullptr;
-  plan.quantization_config = std::move(quantization_config);
-  plan.output = std::move(output);
+  plan.output = source.config();
+  if (dtype) plan.output.dtype = *dtype;
+  RETURN_IF_ERROR(PlanFiles(source, recipe, chosen, plan));
   return plan;
 }
 

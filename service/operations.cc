@@ -1,13 +1,11 @@
 #include "service/operations.h"
 
 #include <random>
-#include <set>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "service/status.h"
+#include "service/operation_entry.h"
 
 namespace quantd {
 namespace {
@@ -22,10 +20,6 @@ std::string NewName() {
                       absl::Hex(random(), absl::kZeroPad8));
 }
 
-absl::Status UnknownOperation(absl::string_view name) {
-  return absl::NotFoundError(absl::StrCat("operation \"", Shown(name), "\" not found"));
-}
-
 }  // namespace
 
 absl::string_view StateName(OperationState state) {
@@ -33,19 +27,6 @@ absl::string_view StateName(OperationState state) {
                                                  "failed", "cancelled", "interrupted"};
   return kNames[static_cast<int>(state)];
 }
-
-struct OperationStore::Operation {
-  uint64_t number = 0;
-  OperationSnapshot snapshot;
-  std::string request_id;
-  std::string fingerprint;
-  Work work;
-  JobControl control;
-  Clock::time_point started{};
-  // Guards `watchers` alone; taken without the store's lock, which callbacks may take.
-  std::mutex watch_mutex;
-  std::set<const Watcher*> watchers;
-};
 
 OperationStore::OperationStore(Options options) : options_(std::move(options)) {
   if (options_.records != nullptr) {
@@ -117,29 +98,6 @@ absl::StatusOr<OperationSnapshot> OperationStore::Start(Request request) {
     snapshot = SnapshotOf(*operation);
   }
   return snapshot;
-}
-
-// Null when no operation has this id.
-absl::StatusOr<OperationStore::OperationPtr> OperationStore::FindRequestLocked(
-    const std::string& request_id, const std::string& fingerprint) const {
-  const auto it = by_request_id_.find(request_id);
-  if (request_id.empty() || it == by_request_id_.end()) {
-    return nullptr;
-  }
-  if (it->second->fingerprint != fingerprint) {
-    return FieldError("request_id", "was used before for a different request");
-  }
-  return it->second;
-}
-
-absl::StatusOr<std::optional<OperationSnapshot>> OperationStore::FindRequest(
-    const std::string& request_id, const std::string& fingerprint) const {
-  std::lock_guard lock(mutex_);
-  ASSIGN_OR_RETURN(const OperationPtr known, FindRequestLocked(request_id, fingerprint));
-  if (known == nullptr) {
-    return std::nullopt;
-  }
-  return SnapshotOf(*known);
 }
 
 void OperationStore::Execute(const OperationPtr& operation) {
@@ -232,51 +190,6 @@ void OperationStore::End(const OperationPtr& operation, OperationState state, ab
   Notify(*operation);
 }
 
-absl::StatusOr<OperationStore::OperationPtr> OperationStore::Find(absl::string_view name) const {
-  const auto it = by_name_.find(std::string_view(name.data(), name.size()));
-  if (it == by_name_.end()) {
-    return UnknownOperation(name);
-  }
-  return it->second;
-}
-
-absl::StatusOr<OperationSnapshot> OperationStore::Get(absl::string_view name) const {
-  std::lock_guard lock(mutex_);
-  ASSIGN_OR_RETURN(const OperationPtr operation, Find(name));
-  return SnapshotOf(*operation);
-}
-
-absl::StatusOr<OperationStore::Page> OperationStore::List(absl::string_view filter, int page_size,
-                                                          absl::string_view token) const {
-  if (!filter.empty() && filter != "done=true" && filter != "done=false") {
-    return FieldError("filter", "must be empty, done=true or done=false");
-  }
-  if (page_size < 0) {
-    return FieldError("page_size", "must not be negative");
-  }
-  const size_t limit = page_size == 0 ? 50 : std::min(page_size, 1000);
-  uint64_t below = UINT64_MAX;
-  if (!token.empty() && !absl::SimpleAtoi(token, &below)) {
-    return FieldError("page_token", "is not one that a list returned");
-  }
-  Page page;
-  std::lock_guard lock(mutex_);
-  for (auto it = by_number_.rbegin(); it != by_number_.rend(); ++it) {
-    const Operation& operation = *it->second;
-    if (it->first >= below ||
-        (!filter.empty() && operation.snapshot.done() != (filter == "done=true"))) {
-      continue;
-    }
-    if (page.operations.size() == limit) {
-      page.next_token = absl::StrCat(below);
-      break;
-    }
-    page.operations.push_back(SnapshotOf(operation));
-    below = it->first;
-  }
-  return page;
-}
-
 absl::Status OperationStore::Cancel(absl::string_view name) {
   OperationPtr operation;
   bool waiting = false;
@@ -306,37 +219,6 @@ absl::Status OperationStore::Delete(absl::string_view name) {
   return absl::OkStatus();
 }
 
-struct OperationStore::Watcher {
-  Watcher(OperationPtr operation, std::function<void()> changed)
-      : operation(std::move(operation)), changed(std::move(changed)) {
-    std::lock_guard lock(this->operation->watch_mutex);
-    this->operation->watchers.insert(this);
-  }
-  ~Watcher() {
-    std::lock_guard lock(operation->watch_mutex);
-    operation->watchers.erase(this);
-  }
-  const OperationPtr operation;
-  const std::function<void()> changed;
-};
-
-absl::StatusOr<OperationStore::WatchHandle> OperationStore::Watch(absl::string_view name,
-                                                                  std::function<void()> changed) {
-  OperationPtr operation;
-  {
-    std::lock_guard lock(mutex_);
-    ASSIGN_OR_RETURN(operation, Find(name));
-  }
-  return WatchHandle(std::make_shared<Watcher>(std::move(operation), std::move(changed)));
-}
-
-void OperationStore::Notify(Operation& operation) {
-  std::lock_guard lock(operation.watch_mutex);
-  for (const Watcher* watcher : operation.watchers) {
-    watcher->changed();
-  }
-}
-
 void OperationStore::Drain() {
   std::vector<OperationPtr> waiting;
   {
@@ -354,37 +236,6 @@ void OperationStore::Drain() {
         absl::AbortedError("the server shut down before the operation started; send it again"),
         nullptr);
   }
-}
-
-bool OperationStore::WaitIdle(absl::Duration timeout) const {
-  std::unique_lock lock(mutex_);
-  return idle_.wait_for(lock, absl::ToChronoMilliseconds(timeout), [this] {
-    for (const auto& [number, operation] : by_number_) {
-      if (!operation->snapshot.done()) {
-        return false;
-      }
-    }
-    return true;
-  });
-}
-
-OperationStore::Counts OperationStore::counts() const {
-  Counts counts;
-  std::lock_guard lock(mutex_);
-  for (const auto& [number, operation] : by_number_) {
-    counts.queued += operation->snapshot.state == OperationState::kQueued;
-    counts.running += operation->snapshot.state == OperationState::kRunning;
-  }
-  return counts;
-}
-
-OperationSnapshot OperationStore::SnapshotOf(const Operation& operation) const {
-  OperationSnapshot snapshot = operation.snapshot;
-  if (operation.started != Clock::time_point{}) {
-    snapshot.elapsed =
-        snapshot.done() ? snapshot.elapsed : absl::FromChrono(Clock::now() - operation.started);
-  }
-  return snapshot;
 }
 
 void OperationStore::Prune() {

@@ -2,6 +2,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "quantizers/codecs/aqlm.h"
 #include "quantizers/codecs/autoround.h"
 #include "quantizers/codecs/awq.h"
@@ -29,102 +30,102 @@
 
 namespace quantd {
 
+namespace {
+
+using MadeCodec = absl::StatusOr<std::unique_ptr<Codec>>;
+
+// The codec of a parsed config, of those that need no more than it; of those that also need the
+// model's dtype, or its whole config.
+template <class CodecType, auto kParse>
+MadeCodec Of(const ModelConfig& config) {
+  ASSIGN_OR_RETURN(auto parsed, kParse(config.quantization_config));
+  return std::make_unique<CodecType>(std::move(parsed));
+}
+template <class CodecType, auto kParse>
+MadeCodec OfDType(const ModelConfig& config) {
+  ASSIGN_OR_RETURN(auto parsed, kParse(config.quantization_config));
+  return std::make_unique<CodecType>(std::move(parsed), config.dtype);
+}
+template <class CodecType, auto kParse>
+MadeCodec OfModel(const ModelConfig& config) {
+  ASSIGN_OR_RETURN(auto parsed, kParse(config.quantization_config));
+  return std::make_unique<CodecType>(std::move(parsed), config);
+}
+// The config only has to be sound.
+template <class CodecType, auto kParse>
+MadeCodec Checked(const ModelConfig& config) {
+  RETURN_IF_ERROR(kParse(config.quantization_config).status());
+  return std::make_unique<CodecType>();
+}
+
+absl::StatusOr<Fp8Layout> LayoutOfFineGrained(const ModelConfig& config) {
+  ASSIGN_OR_RETURN(const FineGrainedFp8Config parsed,
+                   ParseFineGrainedFp8Config(config.quantization_config));
+  return FineGrainedFp8Layout(parsed.tile, parsed.scale_fmt == "ue8m0", config.dtype,
+                              parsed.is_static());
+}
+
+MadeCodec FineGrainedFp8(const ModelConfig& config) {
+  ASSIGN_OR_RETURN(const Fp8Layout layout, LayoutOfFineGrained(config));
+  return std::make_unique<Fp8Codec>(layout);
+}
+
+MadeCodec Mxfp8(const ModelConfig& config) {
+  ASSIGN_OR_RETURN(Fp8Layout layout, LayoutOfFineGrained(config));
+  layout.quant_method = "mxfp8";
+  layout.inputs = {};  // groups under powers of two
+  return std::make_unique<Fp8Codec>(layout);
+}
+
+MadeCodec FbgemmFp8(const ModelConfig& config) {
+  ASSIGN_OR_RETURN(const FbgemmFp8Config parsed, ParseFbgemmFp8Config(config.quantization_config));
+  return std::make_unique<Fp8Codec>(FbgemmFp8Layout(parsed.activation_scale_ub));
+}
+
+struct CodecOfMethod {
+  absl::string_view quant_method;
+  MadeCodec (*make)(const ModelConfig& config);
+};
+
+constexpr CodecOfMethod kCodecs[] = {
+    {"bitsandbytes", Checked<BitsAndBytesCodec, ParseBitsAndBytesConfig>},
+    {"compressed-tensors", Of<CompressedTensorsCodec, ParseCtConfig>},
+    {"fp8", FineGrainedFp8},
+    {"mxfp8", Mxfp8},
+    {"fbgemm_fp8", FbgemmFp8},
+    {"eetq", Checked<EetqCodec, ParseEetqConfig>},
+    {"gptq", Of<GptqCodec, ParseGptqConfig>},
+    {"torchao", OfDType<TorchAoCodec, ParseTorchAoConfig>},
+    {"higgs", Of<HiggsCodec, ParseHiggsConfig>},
+    {"hqq", Of<HqqCodec, ParseHqqConfig>},
+    {"quark", OfDType<QuarkCodec, ParseQuarkConfig>},
+    {"quanto", OfModel<QuantoCodec, ParseQuantoConfig>},
+    {"bitnet", OfModel<BitNetCodec, ParseBitNetConfig>},
+    {"awq", Of<AwqCodec, ParseAwqConfig>},
+    {"auto-round", Of<AutoRoundCodec, ParseAutoRoundConfig>},
+    {"intel/auto-round", Of<AutoRoundCodec, ParseAutoRoundConfig>},
+    {"spqr", Of<SpqrCodec, ParseSpqrConfig>},
+    {"aqlm", Of<AqlmCodec, ParseAqlmConfig>},
+    {"vptq", Of<VptqCodec, ParseVptqConfig>},
+    {"metal", Of<MetalCodec, ParseMetalConfig>},
+    {"fouroversix", Of<FourOverSixCodec, ParseFourOverSixConfig>},
+    {"sinq", OfDType<SinqCodec, ParseSinqConfig>},
+};
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Codec>> CodecFor(const ModelConfig& config) {
   ASSIGN_OR_RETURN(const std::string method, QuantMethodOf(config.quantization_config));
-  if (method == "bitsandbytes") {
-    RETURN_IF_ERROR(ParseBitsAndBytesConfig(config.quantization_config).status());
-    return std::make_unique<BitsAndBytesCodec>();
+  for (const CodecOfMethod& codec : kCodecs) {
+    if (codec.quant_method == method) return codec.make(config);
   }
-  if (method == "compressed-tensors") {
-    ASSIGN_OR_RETURN(CtConfig parsed, ParseCtConfig(config.quantization_config));
-    return std::make_unique<CompressedTensorsCodec>(std::move(parsed));
-  }
-  if (method == "fp8" || method == "mxfp8") {
-    ASSIGN_OR_RETURN(const FineGrainedFp8Config parsed,
-                     ParseFineGrainedFp8Config(config.quantization_config));
-    Fp8Layout layout = FineGrainedFp8Layout(parsed.tile, parsed.scale_fmt == "ue8m0", config.dtype,
-                                            parsed.is_static());
-    if (method == "mxfp8") {
-      layout.quant_method = "mxfp8";
-      layout.inputs = {};  // groups under powers of two
-    }
-    return std::make_unique<Fp8Codec>(layout);
-  }
-  if (method == "fbgemm_fp8") {
-    ASSIGN_OR_RETURN(const FbgemmFp8Config parsed,
-                     ParseFbgemmFp8Config(config.quantization_config));
-    return std::make_unique<Fp8Codec>(FbgemmFp8Layout(parsed.activation_scale_ub));
-  }
-  if (method == "eetq") {
-    RETURN_IF_ERROR(ParseEetqConfig(config.quantization_config).status());
-    return std::make_unique<EetqCodec>();
-  }
-  if (method == "quark") {
-    ASSIGN_OR_RETURN(QuarkConfig parsed, ParseQuarkConfig(config.quantization_config));
-    return std::make_unique<QuarkCodec>(std::move(parsed), config.dtype);
-  }
-  if (method == "torchao") {
-    ASSIGN_OR_RETURN(TorchAoConfig parsed, ParseTorchAoConfig(config.quantization_config));
-    return std::make_unique<TorchAoCodec>(std::move(parsed), config.dtype);
-  }
-  if (method == "gptq") {
-    ASSIGN_OR_RETURN(GptqConfig parsed, ParseGptqConfig(config.quantization_config));
-    return std::make_unique<GptqCodec>(std::move(parsed));
-  }
-  if (method == "higgs") {
-    ASSIGN_OR_RETURN(HiggsConfig parsed, ParseHiggsConfig(config.quantization_config));
-    return std::make_unique<HiggsCodec>(std::move(parsed));
-  }
-  if (method == "hqq") {
-    ASSIGN_OR_RETURN(HqqConfig parsed, ParseHqqConfig(config.quantization_config));
-    return std::make_unique<HqqCodec>(std::move(parsed));
-  }
-  if (method == "quanto") {
-    ASSIGN_OR_RETURN(QuantoConfig parsed, ParseQuantoConfig(config.quantization_config));
-    return std::make_unique<QuantoCodec>(std::move(parsed), config);
-  }
-  if (method == "auto-round" || method == "intel/auto-round") {
-    ASSIGN_OR_RETURN(AutoRoundConfig parsed, ParseAutoRoundConfig(config.quantization_config));
-    return std::make_unique<AutoRoundCodec>(std::move(parsed));
-  }
-  if (method == "fouroversix") {
-    ASSIGN_OR_RETURN(FourOverSixConfig parsed, ParseFourOverSixConfig(config.quantization_config));
-    return std::make_unique<FourOverSixCodec>(std::move(parsed));
-  }
-  if (method == "metal") {
-    ASSIGN_OR_RETURN(MetalConfig parsed, ParseMetalConfig(config.quantization_config));
-    return std::make_unique<MetalCodec>(std::move(parsed));
-  }
-  if (method == "sinq") {
-    ASSIGN_OR_RETURN(SinqConfig parsed, ParseSinqConfig(config.quantization_config));
-    return std::make_unique<SinqCodec>(std::move(parsed), config.dtype);
-  }
-  if (method == "awq") {
-    ASSIGN_OR_RETURN(AwqConfig parsed, ParseAwqConfig(config.quantization_config));
-    return std::make_unique<AwqCodec>(std::move(parsed));
-  }
-  if (method == "bitnet") {
-    ASSIGN_OR_RETURN(BitNetConfig parsed, ParseBitNetConfig(config.quantization_config));
-    return std::make_unique<BitNetCodec>(std::move(parsed), config);
-  }
-  if (method == "spqr") {
-    ASSIGN_OR_RETURN(SpqrConfig parsed, ParseSpqrConfig(config.quantization_config));
-    return std::make_unique<SpqrCodec>(std::move(parsed));
-  }
-  if (method == "aqlm") {
-    ASSIGN_OR_RETURN(AqlmConfig parsed, ParseAqlmConfig(config.quantization_config));
-    return std::make_unique<AqlmCodec>(std::move(parsed));
-  }
-  if (method == "vptq") {
-    ASSIGN_OR_RETURN(VptqConfig parsed, ParseVptqConfig(config.quantization_config));
-    return std::make_unique<VptqCodec>(std::move(parsed));
-  }
-  return absl::UnimplementedError(absl::StrCat(
-      "quantization_config.quant_method: found \"",
-      absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
-      "\", expected one of bitsandbytes, compressed-tensors, "
-      "fp8, mxfp8, fbgemm_fp8, eetq, gptq, torchao, higgs, hqq, quark, quanto, bitnet, awq, "
-      "auto-round, spqr, aqlm, vptq, metal, fouroversix, sinq"));
+  const auto name = [](std::string* out, const CodecOfMethod& codec) {
+    absl::StrAppend(out, codec.quant_method);
+  };
+  return absl::UnimplementedError(
+      absl::StrCat("quantization_config.quant_method: found \"",
+                   absl::Utf8SafeCEscape(absl::string_view(method).substr(0, 200)),
+                   "\", expected one of ", absl::StrJoin(kCodecs, ", ", name)));
 }
 
 }  // namespace quantd

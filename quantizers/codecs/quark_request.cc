@@ -8,7 +8,9 @@ namespace quantd {
 using nlohmann::json;
 using Values = QuarkSpec::Values;
 
-std::string QuarkRequestJson(const QuarkRequest& request) {
+namespace {
+
+json WeightSpec(const QuarkRequest& request) {
   const std::optional<QuarkSpec> spec = QuarkSpecNamed(request.dtype);
   const bool plain = spec && spec->values == Values::kPlain;
   const bool mx = spec && spec->values == Values::kMicroscaling;
@@ -46,20 +48,30 @@ std::string QuarkRequestJson(const QuarkRequest& request) {
     weight["scale_calculation_mode"] =
         request.scale_calculation_mode.empty() ? "even" : request.scale_calculation_mode;
   }
-  json inputs;
-  if (!request.input_dtype.empty()) {
-    inputs = weight;
-    for (const char* key : {"ch_axis", "group_size", "scale_format", "scale_calculation_mode"}) {
-      inputs[key] = nullptr;
-    }
-    inputs.update({{"dtype", request.input_dtype},
-                   {"observer_cls", "PerTensorMinMaxObserver"},
-                   {"is_dynamic", false},
-                   {"qscheme", "per_tensor"},
-                   {"symmetric", request.input_symmetric},
-                   {"round_method", "half_even"},
-                   {"scale_type", "float"}});
+  return weight;
+}
+
+// Null when inputs stay as they are.
+json InputSpec(const QuarkRequest& request, const json& weight) {
+  if (request.input_dtype.empty()) return nullptr;
+  json inputs = weight;
+  for (const char* key : {"ch_axis", "group_size", "scale_format", "scale_calculation_mode"}) {
+    inputs[key] = nullptr;
   }
+  inputs.update({{"dtype", request.input_dtype},
+                 {"observer_cls", "PerTensorMinMaxObserver"},
+                 {"is_dynamic", false},
+                 {"qscheme", "per_tensor"},
+                 {"symmetric", request.input_symmetric},
+                 {"round_method", "half_even"},
+                 {"scale_type", "float"}});
+  return inputs;
+}
+
+}  // namespace
+
+std::string QuarkRequestJson(const QuarkRequest& request) {
+  const json weight = WeightSpec(request);
   const json document = {{"quant_method", "quark"},
                          {"quant_mode", "eager_mode"},
                          {"version", "0.13"},
@@ -73,7 +85,7 @@ std::string QuarkRequestJson(const QuarkRequest& request) {
                            {"weight_merge_groups", nullptr}}},
                          {"global_quant_config",
                           {{"weight", weight},
-                           {"input_tensors", inputs},
+                           {"input_tensors", InputSpec(request, weight)},
                            {"output_tensors", nullptr},
                            {"bias", nullptr},
                            {"target_device", nullptr}}},

@@ -207,7 +207,8 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   return FromConfig(json);
 }
 
-std::vector<OptionSpec> TorchAoOptions() {
+// The config class, and its fields that say what weights become.
+std::vector<OptionSpec> WeightOptions() {
   using Type = OptionSpec::Type;
   const std::vector<std::string> dtypes = {"int1", "int2", "int3", "int4",          "int5",
                                            "int6", "int7", "int8", "float8_e4m3fn", "float8_e5m2"};
@@ -233,6 +234,13 @@ std::vector<OptionSpec> TorchAoOptions() {
        mappings},
       {"scale_dtype", Type::kString, "", "of intx scales; unset: the weight's", scales},
       {"weight_scale_dtype", Type::kString, "", "the same, of int8 activations with intx", scales},
+  };
+}
+
+// Fields that say how upstream stores and runs them.
+std::vector<OptionSpec> LayoutOptions() {
+  using Type = OptionSpec::Type;
+  return {
       {"act_mapping_type",
        Type::kString,
        "",
@@ -266,6 +274,12 @@ std::vector<OptionSpec> TorchAoOptions() {
        "",
        "upstream's choice of float8 kernel",
        {"AUTO", "TORCH", "MSLK", "EMULATED", "TRITON"}},
+  };
+}
+
+std::vector<OptionSpec> ModuleOptions() {
+  using Type = OptionSpec::Type;
+  return {
       {"modules_to_not_convert",
        Type::kStringList,
        "",
@@ -277,6 +291,14 @@ std::vector<OptionSpec> TorchAoOptions() {
        "quantize the embeddings as well",
        {}},
   };
+}
+
+std::vector<OptionSpec> TorchAoOptions() {
+  std::vector<OptionSpec> options = WeightOptions();
+  for (const std::vector<OptionSpec>& more : {LayoutOptions(), ModuleOptions()}) {
+    options.insert(options.end(), more.begin(), more.end());
+  }
+  return options;
 }
 
 }  // namespace
