@@ -37,9 +37,8 @@ int main(int argc, char** argv) {
   static quantd::Cancellation cancellation;
   CancelOnInterrupt(cancellation);
 
-  // Calls that are safe to repeat are retried while the server is UNAVAILABLE, at most max_attempts
-  // times.
-  auto client = quantd::Client::Connect({.address = argv[1], .max_attempts = 5});
+  // Calls are repeated for so long while the server is UNAVAILABLE, as during its restart.
+  auto client = quantd::Client::Connect({.address = argv[1], .retry_for = absl::Seconds(30)});
   if (!client.ok()) return Fail(client.status());
 
   quant::v1::QuantizeCheckpointRequest quantize;
