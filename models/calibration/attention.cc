@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/parallel.h"
+#include "kernels/bfloat16_product.h"
 #include "kernels/matrix_product.h"
 #include "models/calibration/row_math.h"
 
@@ -11,6 +12,11 @@ namespace quantd::calibration {
 namespace {
 
 constexpr int64_t kQueries = 128;  // queries of one head that are worked on at once
+
+// C += A B as the shape says.
+decltype(&AddMatrixProduct) Product(const AttentionShape& shape) {
+  return shape.bfloat16 ? AddBFloat16Product : AddMatrixProduct;
+}
 
 int64_t KeysFor(const AttentionShape& shape, int64_t tokens, int64_t end) {
   return shape.causal ? end : tokens;
@@ -21,8 +27,8 @@ void Weights(const AttentionShape& shape, const float* q, int64_t q_stride, cons
              int64_t k_stride, int64_t first, int64_t count, int64_t keys,
              std::vector<float>& weights) {
   weights.assign(static_cast<size_t>(count * keys), 0.0f);
-  AddMatrixProduct(count, keys, shape.head_dim, {q + first * q_stride, q_stride, 1},
-                   MatrixOperand{k, k_stride, 1}.Transposed(), weights.data(), keys);
+  Product(shape)(count, keys, shape.head_dim, {q + first * q_stride, q_stride, 1},
+                 MatrixOperand{k, k_stride, 1}.Transposed(), weights.data(), keys);
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(shape.head_dim)));
   for (int64_t i = 0; i < count; ++i) {
     float* row = weights.data() + i * keys;
@@ -66,8 +72,8 @@ void Attend(const AttentionShape& shape, int64_t tokens, const float* q, const f
     Weights(shape, q + head * dim, q_stride, k + kv, k_stride, first, count, keys, weights);
     float* to = out + first * q_stride + head * dim;
     for (int64_t i = 0; i < count; ++i) std::fill_n(to + i * q_stride, dim, 0.0f);
-    AddMatrixProduct(count, dim, keys, {weights.data(), keys, 1}, {v + kv, k_stride, 1}, to,
-                     q_stride);
+    Product(shape)(count, dim, keys, {weights.data(), keys, 1}, {v + kv, k_stride, 1}, to,
+                   q_stride);
   };
   // Two products and a softmax.
   const auto multiplications = static_cast<double>(2 * kQueries * tokens * (dim + 16));
@@ -89,11 +95,11 @@ void HeadBackward(const AttentionShape& shape, int64_t tokens, int64_t head, con
     const int64_t keys = KeysFor(shape, tokens, first + count);
     const int64_t at = first * q_stride + head * dim;
     Weights(shape, q + head * dim, q_stride, k + kv, k_stride, first, count, keys, weights);
-    AddMatrixProduct(keys, dim, count, MatrixOperand{weights.data(), keys, 1}.Transposed(),
-                     {d_out + at, q_stride, 1}, d_v, dim);
+    Product(shape)(keys, dim, count, MatrixOperand{weights.data(), keys, 1}.Transposed(),
+                   {d_out + at, q_stride, 1}, d_v, dim);
     d_scores.assign(static_cast<size_t>(count * keys), 0.0f);
-    AddMatrixProduct(count, keys, dim, {d_out + at, q_stride, 1},
-                     MatrixOperand{v + kv, k_stride, 1}.Transposed(), d_scores.data(), keys);
+    Product(shape)(count, keys, dim, {d_out + at, q_stride, 1},
+                   MatrixOperand{v + kv, k_stride, 1}.Transposed(), d_scores.data(), keys);
     for (int64_t i = 0; i < count; ++i) {
       double sum = 0;  // of the weights' gradients under the weights
       for (int64_t d = 0; d < dim; ++d) {
@@ -104,10 +110,10 @@ void HeadBackward(const AttentionShape& shape, int64_t tokens, int64_t head, con
       const float* row = weights.data() + i * keys;
       for (int64_t j = 0; j < keys; ++j) d_row[j] = (d_row[j] - mean) * row[j] * scale;
     }
-    AddMatrixProduct(count, dim, keys, {d_scores.data(), keys, 1}, {k + kv, k_stride, 1}, d_q + at,
-                     q_stride);
-    AddMatrixProduct(keys, dim, count, MatrixOperand{d_scores.data(), keys, 1}.Transposed(),
-                     {q + at, q_stride, 1}, d_k, dim);
+    Product(shape)(count, dim, keys, {d_scores.data(), keys, 1}, {k + kv, k_stride, 1}, d_q + at,
+                   q_stride);
+    Product(shape)(keys, dim, count, MatrixOperand{d_scores.data(), keys, 1}.Transposed(),
+                   {q + at, q_stride, 1}, d_k, dim);
   }
 }
 

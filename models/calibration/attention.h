@@ -12,6 +12,7 @@ struct AttentionShape {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   bool causal = true;
+  bool bfloat16 = false;  // products of operands rounded to it, for training
 };
 
 // Rotates the pairs (i, i + head_dim/2) of every head of x [tokens, heads * head_dim] by the angles

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/parallel.h"
+#include "kernels/bfloat16_product.h"
 #include "kernels/matrix_product.h"
 
 namespace quantd::calibration {
@@ -80,9 +81,9 @@ void DenseBlock::AddProduct(int64_t rows, int64_t cols, int64_t inner, const Mat
   const int64_t step = std::clamp<int64_t>(kPiece / (cols * inner) / 96 * 96, 96, rows + 96);
   for (int64_t first = 0; first < rows; first += step) {
     if (stopped_ && stopped_()) return;
-    AddMatrixProduct(std::min(step, rows - first), cols, inner,
-                     {a.data + first * a.row_stride, a.row_stride, a.col_stride}, b,
-                     c + first * cols, cols);
+    const auto add = bfloat16_ ? AddBFloat16Product : AddMatrixProduct;
+    add(std::min(step, rows - first), cols, inner,
+        {a.data + first * a.row_stride, a.row_stride, a.col_stride}, b, c + first * cols, cols);
   }
 }
 

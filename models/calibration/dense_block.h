@@ -43,6 +43,7 @@ class DenseBlock final : public CalibratedBlock {
   std::span<float> Parameter(absl::string_view name) override;
   BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) override;
   void Continue(BlockPass& pass, BlockValue until) override;
+  void SetBFloat16(bool on) override { bfloat16_ = attention_.bfloat16 = on; }
   void Backward(const BlockPass& pass, std::span<const float> output,
                 BlockGradients& gradients) override;
 
@@ -76,19 +77,20 @@ class DenseBlock final : public CalibratedBlock {
                    std::vector<float>& d_input, BlockGradients& gradients) const;
   void AttentionBackward(const BlockPass& pass, const std::vector<float>& d_output,
                          BlockGradients& gradients) const;
-  // C += A B in pieces that take milliseconds.
+  // C += A B in pieces that take milliseconds, as SetBFloat16 says.
   void AddProduct(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
                   const MatrixOperand& b, float* c) const;
   RowNormArgs NormArgs(const std::string& module) const;
 
   const ModelConfig config_;
   const BlockNames names_;
-  const AttentionShape attention_;
+  AttentionShape attention_;
   const Activation activation_;
   std::vector<BlockLinear> linears_;
   std::map<std::string, std::vector<float>> parameters_;
   const std::vector<float>* rope_;
   const std::function<bool()> stopped_;
+  bool bfloat16_ = false;
 };
 
 }  // namespace quantd::calibration

@@ -221,6 +221,7 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& given) {
   training.enable_minmax_tuning = given.Bool("enable_minmax_tuning");
   training.enable_quanted_input = given.Bool("enable_quanted_input");
   training.not_use_best_mse = given.Bool("not_use_best_mse");
+  training.amp = given.Bool("amp");
   training.seed = given.Int("seed");
   options.calibration.nsamples = given.Int("nsamples");
   options.calibration.seqlen = given.Int("seqlen");
@@ -278,6 +279,7 @@ std::vector<OptionSpec> AutoRoundOptionSpecs() {
        "train on what the quantized earlier blocks give",
        {}},
       {"not_use_best_mse", Type::kBool, "false", "keep the last instead of the best step", {}},
+      {"amp", Type::kBool, "true", "multiply bfloat16 while training; false: float32", {}},
       {"disable_opt_rtn",
        Type::kBool,
        "",

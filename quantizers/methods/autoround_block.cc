@@ -89,6 +89,28 @@ class Training {
   }
 
   absl::Status Run() {
+    block_.SetBFloat16(training_.amp);
+    const absl::Status status = Train();
+    block_.SetBFloat16(false);
+    return status;
+  }
+
+  absl::StatusOr<std::map<std::string, QuantizedTensor>> Result() {
+    std::map<std::string, QuantizedTensor> out;
+    for (const Trained& linear : linears_) {
+      ASSIGN_OR_RETURN(QuantizedTensor weight, linear.tuner.Best());
+      linear.spelling->Spell(&weight);
+      std::ranges::copy(Dequantize(weight), block_.Parameter(WeightOf(linear.module)).begin());
+      out.emplace(linear.module, std::move(weight));
+    }
+    return out;
+  }
+
+ private:
+  bool Stopped() const { return control_.stopped && control_.stopped(); }
+  static absl::Status Cancelled() { return absl::CancelledError("the operation was cancelled"); }
+
+  absl::Status Train() {
     Sampler sampler(inputs_.sequences(), training_.batch_size, training_.seed);
     double least = std::numeric_limits<double>::infinity();
     for (int64_t i = 0; i < training_.iters; ++i) {
@@ -106,21 +128,6 @@ class Training {
     // Runs that were told to stop have given values that mean nothing.
     return Stopped() ? Cancelled() : absl::OkStatus();
   }
-
-  absl::StatusOr<std::map<std::string, QuantizedTensor>> Result() {
-    std::map<std::string, QuantizedTensor> out;
-    for (const Trained& linear : linears_) {
-      ASSIGN_OR_RETURN(QuantizedTensor weight, linear.tuner.Best());
-      linear.spelling->Spell(&weight);
-      std::ranges::copy(Dequantize(weight), block_.Parameter(WeightOf(linear.module)).begin());
-      out.emplace(linear.module, std::move(weight));
-    }
-    return out;
-  }
-
- private:
-  bool Stopped() const { return control_.stopped && control_.stopped(); }
-  static absl::Status Cancelled() { return absl::CancelledError("the operation was cancelled"); }
 
   // The mean squared error over some sequences, its gradients in gradients_.
   absl::StatusOr<double> Batch(std::span<const int64_t> sequences) {

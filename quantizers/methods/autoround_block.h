@@ -34,6 +34,7 @@ struct AutoRoundTraining {
   bool enable_minmax_tuning = true;
   bool enable_quanted_input = true;  // train on what the quantized earlier blocks give
   bool not_use_best_mse = false;     // keep the last instead of the best iteration
+  bool amp = true;                   // multiply bfloat16 while training
   int64_t seed = 42;                 // of the order of sequences
 };
 

@@ -90,6 +90,8 @@ class ToyBlock : public CalibratedBlock {
     }
   }
 
+  void SetBFloat16(bool) override {}  // float32 always
+
   void Backward(const BlockPass& pass, std::span<const float> output,
                 BlockGradients& gradients) override {
     const auto at = [&](BlockValue value) { return pass[value]; };
