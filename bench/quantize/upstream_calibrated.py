@@ -16,6 +16,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # it does not start on two cores otherwise
 
+# AutoAWQ needs an older Transformers than the others: both are in a folder of their own (requirements_autoawq.txt).
+AUTOAWQ = Path(sys.prefix) / "autoawq"
+if sys.argv[1:2] == ["awq int4 g64"]:
+    sys.path.insert(0, str(AUTOAWQ))
+
 import torch
 import transformers
 
@@ -30,22 +35,20 @@ def sequences(folder, text, nsamples, seqlen):
     return torch.tensor(ids).reshape(nsamples, seqlen), tokenizer
 
 
-def gptqmodel(folder, ids, output, **settings):
+def gptq(folder, ids, tokenizer, output, iters):
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
-    model = GPTQModel.load(str(folder), QuantizeConfig(bits=BITS, group_size=GROUP, offload_to_disk=False, **settings),
-                           device="cpu")
+    model = GPTQModel.load(str(folder), QuantizeConfig(bits=BITS, group_size=GROUP, offload_to_disk=False), device="cpu")
     examples = [{"input_ids": row[None], "attention_mask": torch.ones_like(row)[None]} for row in ids]
-    model.quantize(examples, batch_size=1, backend=BACKEND.GPTQ_TORCH if not settings else BACKEND.AUTO)
+    model.quantize(examples, batch_size=1, backend=BACKEND.GPTQ_TORCH)
     model.save(str(output))
 
 
-def gptq(folder, ids, tokenizer, output, iters):
-    gptqmodel(folder, ids, output)
-
-
 def awq(folder, ids, tokenizer, output, iters):
-    from gptqmodel.quantization import FORMAT, METHOD
-    gptqmodel(folder, ids, output, method=METHOD.AWQ, format=FORMAT.GEMM)
+    from awq import AutoAWQForCausalLM
+    model = AutoAWQForCausalLM.from_pretrained(str(folder), device_map="cpu")
+    model.quantize(tokenizer, quant_config={"zero_point": True, "q_group_size": GROUP, "w_bit": BITS, "version": "GEMM"},
+                   calib_data=ids.tolist(), max_calib_samples=len(ids), max_calib_seq_len=ids.shape[1])
+    model.save_quantized(str(output))
 
 
 def autoround(folder, ids, tokenizer, output, iters):
@@ -57,9 +60,9 @@ def autoround(folder, ids, tokenizer, output, iters):
 
 # Row of compare.py: the function and the module to import before the clock starts.
 PEERS = {name: (function, module)
-         for name, function, module in [("gptq int4 g64", gptq, "gptqmodel"), ("awq int4 g64", awq, "gptqmodel"),
+         for name, function, module in [("gptq int4 g64", gptq, "gptqmodel"), ("awq int4 g64", awq, "awq"),
                                         ("autoround int4 g64", autoround, "auto_round")]
-         if importlib.util.find_spec(module)}
+         if importlib.util.find_spec(module) or (AUTOAWQ / module).is_dir()}
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
