@@ -17,11 +17,11 @@ namespace {
 
 constexpr int kTileRows = 6;
 constexpr int kTileCols = 32;
-constexpr int64_t kChain = 32;                       // of the inner dimension: part of the result
-constexpr int64_t kSlice = 256;                      // that is packed at a time
-constexpr uint32_t kLeastBits = 77u << 23;           // 2^-50
-constexpr int64_t kTaskRows = 384, kTaskCols = 512;  // of C that a task fills, at most
-constexpr double kPerSecond = 1e11;                  // multiplications of a thread, about
+constexpr int64_t kChain = 32;                        // of the inner dimension: part of the result
+constexpr int64_t kSlice = 256;                       // that is packed at a time
+constexpr uint32_t kLeastBits = 77u << 23;            // 2^-50
+constexpr int64_t kTaskRows = 576, kTaskCols = 1536;  // of C that a task fills, at most
+constexpr double kPerSecond = 1e11;                   // multiplications of a thread, about
 
 // C += A B with panels of float32 that `round` rounds and `tile` multiplies.
 template <class Round, class Tile>
@@ -132,7 +132,13 @@ void AddBFloat16Product(int64_t rows, int64_t cols, int64_t inner, const MatrixO
                         const MatrixOperand& b, float* c, int64_t c_stride) {
   const Variants& variants = VariantsOfThisCpu();
   const BFloat16Product& best = *variants.list[variants.count - 1];
-  const MatrixParts parts(rows, cols, {kTaskRows, kTaskCols}, {96, 32});
+  // Packing costs as much as multiplying: parts as large as threads allow.
+  MatrixParts::Size most = {kTaskRows, kTaskCols};
+  const int64_t down = (rows + most.rows - 1) / most.rows;
+  while (down * ((cols + most.cols - 1) / most.cols) < ComputeThreads() && most.cols > 128) {
+    most.cols /= 2;
+  }
+  const MatrixParts parts(rows, cols, most, {96, 32});
   const auto fill = [&](int64_t task) {
     const MatrixPart part = parts[task];
     best.add(part.rows, part.cols, inner,

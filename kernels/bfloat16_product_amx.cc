@@ -26,7 +26,7 @@ constexpr int64_t kSide = 16;   // rows and columns of a tile of C
 constexpr int64_t kPairs = 16;  // of neighbours along the inner dimension in a tile
 constexpr int64_t kDepth = 2 * kPairs;
 constexpr int64_t kTileWords = kSide * kPairs;
-constexpr int64_t kSlice = 512;  // of the inner dimension that is packed at a time
+constexpr int64_t kSlice = 1024;  // of the inner dimension that is packed at a time
 
 // Palette 1: eight tiles of 16 rows of 64 bytes.
 struct __attribute__((packed)) TileConfig {
@@ -177,6 +177,17 @@ void AddTiles(const uint32_t* left, const uint32_t* right, int64_t slices, float
   _tile_stored(3, below + kSide, bytes);
 }
 
+// The same where only `height` rows and `width` columns are left.
+void AddEdge(const uint32_t* left, const uint32_t* right, int64_t slices, int64_t height,
+             int64_t width, float* c, int64_t c_stride) {
+  constexpr int64_t kBlock = 2 * kSide;
+  alignas(64) float edge[kBlock * kBlock] = {};
+  const size_t bytes = static_cast<size_t>(width) * sizeof(float);
+  for (int64_t r = 0; r < height; ++r) std::memcpy(edge + r * kBlock, c + r * c_stride, bytes);
+  AddTiles(left, right, slices, edge, kBlock);
+  for (int64_t r = 0; r < height; ++r) std::memcpy(c + r * c_stride, edge + r * kBlock, bytes);
+}
+
 void Add(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a, const MatrixOperand& b,
          float* c, int64_t c_stride) {
   constexpr int64_t kBlock = 2 * kSide;
@@ -191,17 +202,13 @@ void Add(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a, cons
     for (int64_t j = 0; j < cols; j += kBlock) {
       for (int64_t i = 0; i < rows; i += kBlock) {
         const int64_t height = std::min(kBlock, rows - i), width = std::min(kBlock, cols - j);
-        const bool whole = height == kBlock && width == kBlock;
         float* to = c + i * c_stride + j;
-        alignas(64) float edge[kBlock * kBlock] = {};
-        for (int64_t r = 0; r < height && !whole; ++r) {
-          std::memcpy(edge + r * kBlock, to + r * c_stride, width * sizeof(float));
-        }
-        AddTiles(left.data() + i / kSide * slices * kTileWords,
-                 right.data() + j / kSide * slices * kTileWords, slices, whole ? to : edge,
-                 whole ? c_stride : kBlock);
-        for (int64_t r = 0; r < height && !whole; ++r) {
-          std::memcpy(to + r * c_stride, edge + r * kBlock, width * sizeof(float));
+        const uint32_t* row = left.data() + i / kSide * slices * kTileWords;
+        const uint32_t* column = right.data() + j / kSide * slices * kTileWords;
+        if (height == kBlock && width == kBlock) {
+          AddTiles(row, column, slices, to, c_stride);
+        } else {
+          AddEdge(row, column, slices, height, width, to, c_stride);
         }
       }
     }
