@@ -19,7 +19,7 @@ absl::StatusOr<Response> Unary(const Link& link, const CallOptions& options,
   while (true) {
     Call call(link.options, attempts.Rest(), cancellation);
     Response response;
-    const absl::Status status = FromGrpc((stub.*method)(call.context(), request, &response));
+    absl::Status status = FromGrpc((stub.*method)(call.context(), request, &response));
     if (status.ok()) return response;
     if (!attempts.Again(status)) return status;
   }
@@ -43,7 +43,7 @@ absl::StatusOr<Response> Stream(const Link& link, const CallOptions& options,
       call.context()->TryCancel();
       break;
     }
-    const absl::Status status = FromGrpc(reader->Finish());
+    absl::Status status = FromGrpc(reader->Finish());
     if (status.ok()) return response;
     if (answered || !attempts.Again(status)) return status;
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <random>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
@@ -23,6 +24,12 @@ std::shared_ptr<grpc::ChannelCredentials> Credentials(const ClientOptions& optio
 
 int ToMilliseconds(absl::Duration duration) {
   return static_cast<int>(absl::ToInt64Milliseconds(duration));
+}
+
+// What gRPC says itself of a call whose server stopped; quantd's own CANCELLED say why.
+bool IsCutOff(const absl::Status& status) {
+  return absl::IsCancelled(status) && (status.message() == "CANCELLED" ||
+                                       absl::StartsWith(status.message(), "Received RST_STREAM"));
 }
 
 // Between half of `pause` and all of it: the clients of a server that comes back do not all call in
@@ -94,7 +101,10 @@ bool Attempts::cancelled() const {
   return cancellation_->cancelled;
 }
 
-bool Attempts::Again(const absl::Status& status) {
+bool Attempts::Again(absl::Status& status) {
+  if (IsCutOff(status) && !cancelled()) {
+    status = absl::UnavailableError("the server ended the call: it is shutting down");
+  }
   if (!absl::IsUnavailable(status)) return false;
   const absl::Time now = absl::Now();
   if (now >= give_up_) return false;

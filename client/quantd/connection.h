@@ -64,8 +64,9 @@ class Attempts {
            std::shared_ptr<Cancellation::State> cancellation);
   // The options of the call with what is left of its timeout.
   CallOptions Rest() const;
-  // After a failure with `status`: true, after a pause, when the call is to be made again.
-  bool Again(const absl::Status& status);
+  // After a failure with `status`: true, after a pause, when the call is to be made again. A call
+  // that a server cut off because it shuts down was UNAVAILABLE, whatever gRPC calls it.
+  bool Again(absl::Status& status);
   // The server has answered something: the time for repetitions begins anew.
   void Restart();
 

@@ -60,7 +60,7 @@ absl::StatusOr<QuantizedTensorData> Exchange(const Link& link, const CallOptions
     for (const TensorData* tensor : tensors) sending = sending && Send<Request>(*stream, *tensor);
     stream->WritesDone();
     QuantizedTensorData result = Receive(*stream);
-    const absl::Status status = FromGrpc(stream->Finish());
+    absl::Status status = FromGrpc(stream->Finish());
     if (status.ok()) return result;
     if (!attempts.Again(status)) return status;
   }

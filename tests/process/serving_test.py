@@ -80,9 +80,13 @@ class DrainTest(ProcessTest):
         if not (self.root / "decoder").exists():
             checkpoints.decoder(self.root / "decoder")
 
+    def make_deep_decoder(self):
+        if not (self.root / "deep").exists():
+            checkpoints.deep_decoder(self.root / "deep", 96)
+
     def test_streams_finish_and_new_calls_are_refused(self):
         # Deep enough that the first stream still runs when the second has started.
-        checkpoints.deep_decoder(self.root / "deep", 96)
+        self.make_deep_decoder()
         server = self.start("--drain-grace", 100)
         server.must("load", "deep")
         streams = [server.start_ctl("generate", "deep", prompt, "--max-tokens", 200, "--ignore-eos")
@@ -109,9 +113,10 @@ class DrainTest(ProcessTest):
 
     def test_the_drain_ends_at_its_limit(self):
         server = self.start("--drain-grace", "0.5", "--max-sequences", 1)
-        server.must("load", "decoder", "--max-sequences", 1)
-        # A reader that does not read holds its stream; the limit ends it.
-        stream = server.start_ctl("generate", "decoder", PROMPT, "--max-tokens", 450, "--ignore-eos")
+        # Deep enough that the stream is seen, and that the limit ends it.
+        self.make_deep_decoder()
+        server.must("load", "deep", "--max-sequences", 1)
+        stream = server.start_ctl("generate", "deep", PROMPT, "--max-tokens", 450, "--ignore-eos")
         until(lambda: server.must("status")["running_sequences"], "the stream", server.process)
         began = time.monotonic()
         server.terminate()
