@@ -246,6 +246,41 @@ class BusyService final : public quant::v1::ModelService::Service {
   std::atomic<int> calls_{0};
 };
 
+// Answers when the server cuts it off.
+class EndlessService final : public quant::v1::ModelService::Service {
+ public:
+  grpc::Status GetServerStatus(grpc::ServerContext* context,
+                               const quant::v1::GetServerStatusRequest*,
+                               quant::v1::ServerStatus*) override {
+    called_ = true;
+    while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(2));
+    return {grpc::StatusCode::CANCELLED, "CANCELLED"};
+  }
+  void WaitForCall() const {
+    while (!called_) absl::SleepFor(absl::Milliseconds(2));
+  }
+
+ private:
+  std::atomic<bool> called_{false};
+};
+
+// gRPC calls it CANCELLED, which would make whoever follows an operation cancel it.
+TEST_F(ClientTest, ACallThatAStoppingServerCutsOffWasUnavailable) {
+  EndlessService service;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address(), grpc::InsecureServerCredentials());
+  builder.RegisterService(&service);
+  const auto server = builder.BuildAndStart();
+  ASSERT_NE(server, nullptr);
+  std::thread stop([&] {
+    service.WaitForCall();
+    server->Shutdown(std::chrono::system_clock::now());
+  });
+  const auto status = Connect(absl::Milliseconds(200))->GetServerStatus().status();
+  stop.join();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+}
+
 TEST_F(ClientTest, AsksAsOftenAsItTakes) {
   BusyService service(7);  // more often than gRPC's own retries would ask
   grpc::ServerBuilder builder;
