@@ -229,57 +229,25 @@ TEST_F(ClientTest, DeadlineAndCancellationEndRetries) {
   EXPECT_TRUE(absl::IsCancelled(status)) << status;
 }
 
-// Says that it is UNAVAILABLE, as a server that is shutting down, as often as it is told to.
+// Refuses as a server that is shutting down, as often as it is told to.
 class BusyService final : public quant::v1::ModelService::Service {
  public:
-  explicit BusyService(int refusals) : refusals_(refusals) {}
+  explicit BusyService(int refusals,
+                       grpc::Status refusal = {grpc::StatusCode::UNAVAILABLE, "shutting down"})
+      : refusals_(refusals), refusal_(std::move(refusal)) {}
   grpc::Status GetServerStatus(grpc::ServerContext*, const quant::v1::GetServerStatusRequest*,
                                quant::v1::ServerStatus*) override {
     ++calls_;
-    if (calls_ <= refusals_) return {grpc::StatusCode::UNAVAILABLE, "shutting down"};
+    if (calls_ <= refusals_) return refusal_;
     return grpc::Status::OK;
   }
   int calls() const { return calls_; }
 
  private:
   const int refusals_;
+  const grpc::Status refusal_;
   std::atomic<int> calls_{0};
 };
-
-// Answers when the server cuts it off.
-class EndlessService final : public quant::v1::ModelService::Service {
- public:
-  grpc::Status GetServerStatus(grpc::ServerContext* context,
-                               const quant::v1::GetServerStatusRequest*,
-                               quant::v1::ServerStatus*) override {
-    called_ = true;
-    while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(2));
-    return {grpc::StatusCode::CANCELLED, "CANCELLED"};
-  }
-  void WaitForCall() const {
-    while (!called_) absl::SleepFor(absl::Milliseconds(2));
-  }
-
- private:
-  std::atomic<bool> called_{false};
-};
-
-// gRPC calls it CANCELLED, which would make whoever follows an operation cancel it.
-TEST_F(ClientTest, ACallThatAStoppingServerCutsOffWasUnavailable) {
-  EndlessService service;
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort(address(), grpc::InsecureServerCredentials());
-  builder.RegisterService(&service);
-  const auto server = builder.BuildAndStart();
-  ASSERT_NE(server, nullptr);
-  std::thread stop([&] {
-    service.WaitForCall();
-    server->Shutdown(std::chrono::system_clock::now());
-  });
-  const auto status = Connect(absl::Milliseconds(200))->GetServerStatus().status();
-  stop.join();
-  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-}
 
 TEST_F(ClientTest, AsksAsOftenAsItTakes) {
   BusyService service(7);  // more often than gRPC's own retries would ask
@@ -293,6 +261,21 @@ TEST_F(ClientTest, AsksAsOftenAsItTakes) {
   EXPECT_EQ(service.calls(), 8);
   // Other errors are final.
   EXPECT_EQ(Connect()->ListModels({}).status().code(), absl::StatusCode::kUnimplemented);
+}
+
+// gRPC calls it CANCELLED, by which whoever follows an operation would give it up.
+TEST_F(ClientTest, ACallThatAStoppingServerCutsOffWasUnavailable) {
+  const auto ask = [this](const char* message, int refusals, absl::Duration retry_for) {
+    BusyService service(refusals, {grpc::StatusCode::CANCELLED, message});
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(address(), grpc::InsecureServerCredentials());
+    builder.RegisterService(&service);
+    const auto server = builder.BuildAndStart();
+    return Connect(retry_for)->GetServerStatus().status().code();
+  };
+  EXPECT_EQ(ask("CANCELLED", 1, absl::Minutes(1)), absl::StatusCode::kOk);
+  EXPECT_EQ(ask("CANCELLED", 1000, absl::ZeroDuration()), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ask("the load was cancelled", 1, absl::Minutes(1)), absl::StatusCode::kCancelled);
 }
 
 TEST_F(ClientTest, FindsTheServersSuccessor) {
