@@ -276,6 +276,7 @@ absl::StatusOr<Tensor> BlockJob::Kept(CalibratedBlock& block, const PlannedParam
 
 absl::Status BlockJob::WriteBlock(CalibratedBlock& block, int64_t index, const Results& results) {
   for (const PlannedParameter* parameter : blocks_[static_cast<size_t>(index)]) {
+    if (job_.stopping()) return job_.Stopped();
     const auto solved = results.find(SplitParameterName(parameter->source.name).module);
     const bool quantized = parameter->scheme != nullptr && solved != results.end();
     if (parameter->scheme != nullptr && !quantized) {

@@ -119,6 +119,7 @@ absl::Status BlockJob::SolveLinear(CalibratedBlock& block, const BlockLinear& li
   }
   Solved& solved = results[linear.module];
   solved.tensor = *std::move(quantized);
+  if (job_.stopping()) return job_.Stopped();
   const std::span<const float> rows = samples->View().samples;
   const OutputErrors errors = OutputErrorsOf(weight, solved.tensor, rows);
   solved.layer.output_error = errors.quantized;
