@@ -23,53 +23,9 @@ constexpr uint32_t kLeastBits = 77u << 23;            // 2^-50
 constexpr int64_t kTaskRows = 576, kTaskCols = 1536;  // of C that a task fills, at most
 constexpr double kPerSecond = 1e11;                   // multiplications of a thread, about
 
-// C += A B with panels of float32 that `round` rounds and `tile` multiplies.
-template <class Round, class Tile>
-void AddByTiles(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
-                const MatrixOperand& b, float* c, int64_t c_stride, const Round& round,
-                const Tile& tile) {
-  thread_local std::vector<float> left, right;
-  const int64_t row_panels = (rows + kTileRows - 1) / kTileRows;
-  const int64_t col_panels = (cols + kTileCols - 1) / kTileCols;
-  for (int64_t first = 0; first < inner; first += kSlice) {
-    const int64_t depth = std::min(kSlice, inner - first);
-    left.resize(static_cast<size_t>(row_panels * kTileRows * depth));
-    right.resize(static_cast<size_t>(col_panels * kTileCols * depth));
-    PackPanels<kTileRows>({a.data + first * a.col_stride, a.row_stride, a.col_stride}, rows, depth,
-                          left.data());
-    PackPanels<kTileCols>({b.data + first * b.row_stride, b.col_stride, b.row_stride}, cols, depth,
-                          right.data());
-    round(left.data(), static_cast<int64_t>(left.size()));
-    round(right.data(), static_cast<int64_t>(right.size()));
-    for (int64_t j = 0; j < col_panels; ++j) {
-      for (int64_t i = 0; i < row_panels; ++i) {
-        const int64_t height = std::min<int64_t>(kTileRows, rows - i * kTileRows);
-        const int64_t width = std::min<int64_t>(kTileCols, cols - j * kTileCols);
-        float* to = c + i * kTileRows * c_stride + j * kTileCols;
-        const bool whole = height == kTileRows && width == kTileCols;
-        alignas(64) float edge[kTileRows * kTileCols] = {};
-        for (int64_t r = 0; r < height && !whole; ++r) {
-          std::copy_n(to + r * c_stride, width, edge + r * kTileCols);
-        }
-        tile(left.data() + i * kTileRows * depth, right.data() + j * kTileCols * depth, depth,
-             whole ? to : edge, whole ? c_stride : kTileCols);
-        for (int64_t r = 0; r < height && !whole; ++r) {
-          std::copy_n(edge + r * kTileCols, width, to + r * c_stride);
-        }
-      }
-    }
-  }
-}
-
 namespace baseline {
 constexpr char kIsa[] = "baseline";
-constexpr int kLanes = 4;
-typedef float Lanes __attribute__((vector_size(16)));
-inline Lanes Fma(const Lanes& a, const Lanes& b, const Lanes& c) {
-  Lanes out;
-  for (int i = 0; i < kLanes; ++i) out[i] = __builtin_fmaf(a[i], b[i], c[i]);
-  return out;
-}
+#define QUANTD_FMA_LANES 4
 #include "kernels/bfloat16_product_tile.inc"
 }  // namespace baseline
 
@@ -77,11 +33,7 @@ inline Lanes Fma(const Lanes& a, const Lanes& b, const Lanes& c) {
 #include "kernels/cpu/avx2_begin.inc"
 namespace avx2 {
 constexpr char kIsa[] = "avx2";
-constexpr int kLanes = 8;
-using Lanes = __m256;
-inline __attribute__((always_inline)) Lanes Fma(Lanes a, Lanes b, Lanes c) {
-  return _mm256_fmadd_ps(a, b, c);
-}
+#define QUANTD_FMA_LANES 8
 #include "kernels/bfloat16_product_tile.inc"
 }  // namespace avx2
 #include "kernels/cpu/target_end.inc"
@@ -89,11 +41,7 @@ inline __attribute__((always_inline)) Lanes Fma(Lanes a, Lanes b, Lanes c) {
 #include "kernels/cpu/avx512_begin.inc"
 namespace avx512 {
 constexpr char kIsa[] = "avx512";
-constexpr int kLanes = 16;
-using Lanes = __m512;
-inline __attribute__((always_inline)) Lanes Fma(Lanes a, Lanes b, Lanes c) {
-  return _mm512_fmadd_ps(a, b, c);
-}
+#define QUANTD_FMA_LANES 16
 #include "kernels/bfloat16_product_tile.inc"
 }  // namespace avx512
 #include "kernels/cpu/target_end.inc"

@@ -1,4 +1,4 @@
-// Errors of matrices that a BlockSolver chose together.
+// How far the outputs of solved matrices are from those of their sources.
 #include <algorithm>
 #include <map>
 
@@ -13,6 +13,18 @@ namespace {
 std::string WeightOf(const std::string& module) { return absl::StrCat(module, ".weight"); }
 
 }  // namespace
+
+void BlockJob::Measure(const BlockLinear& linear, const TensorView& weight,
+                       std::span<const float> rows, Solved& of) {
+  const OutputErrors errors = OutputErrorsOf(weight, of.tensor, rows);
+  of.layer.output_error = errors.quantized;
+  of.layer.rounding_error = errors.rounded;
+  job_.Tell([&](QuantizeProgress& progress) {
+    progress.tensor = linear.module;
+    progress.output_error = errors.quantized;
+    progress.rounding_error = errors.rounded;
+  });
+}
 
 absl::Status BlockJob::MeasureTogether(CalibratedBlock& block, Results& results) {
   for (auto& [module, of] : results) {
@@ -45,14 +57,7 @@ absl::Status BlockJob::MeasureTogether(CalibratedBlock& block, Results& results)
         std::span<const float>(samples.at(linear.input))
             .first(std::min(samples.at(linear.input).size(),
                             static_cast<size_t>(kErrorTokens * linear.cols)));
-    const OutputErrors errors = OutputErrorsOf(weight, of.tensor, rows);
-    of.layer.output_error = errors.quantized;
-    of.layer.rounding_error = errors.rounded;
-    job_.Tell([&](QuantizeProgress& progress) {
-      progress.tensor = linear.module;
-      progress.output_error = of.layer.output_error;
-      progress.rounding_error = of.layer.rounding_error;
-    });
+    Measure(linear, weight, rows, of);
   }
   return absl::OkStatus();
 }

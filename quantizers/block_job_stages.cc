@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "quantizers/block_job.h"
-#include "quantizers/output_error.h"
 
 namespace quantd {
 namespace {
@@ -120,17 +119,9 @@ absl::Status BlockJob::SolveLinear(CalibratedBlock& block, const BlockLinear& li
   Solved& solved = results[linear.module];
   solved.tensor = *std::move(quantized);
   if (job_.stopping()) return job_.Stopped();
-  const std::span<const float> rows = samples->View().samples;
-  const OutputErrors errors = OutputErrorsOf(weight, solved.tensor, rows);
-  solved.layer.output_error = errors.quantized;
-  solved.layer.rounding_error = errors.rounded;
-  solved.samples = std::move(samples);
   WritePlainRows(solved.tensor, block.Parameter(parameter.source.name));
-  job_.Tell([&](QuantizeProgress& progress) {
-    progress.tensor = linear.module;
-    progress.output_error = solved.layer.output_error;
-    progress.rounding_error = solved.layer.rounding_error;
-  });
+  Measure(linear, weight, samples->View().samples, solved);
+  solved.samples = std::move(samples);
   return absl::OkStatus();
 }
 
