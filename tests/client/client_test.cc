@@ -11,54 +11,10 @@
 
 #include "absl/time/clock.h"
 #include "quant/v1/models.grpc.pb.h"
-#include "tests/client/server_process.h"
+#include "tests/client/client_fixture.h"
 
 namespace quantd {
 namespace {
-
-quant::v1::QuantizeCheckpointRequest QuantizeRequest(const std::string& model,
-                                                     const std::string& output) {
-  quant::v1::QuantizeCheckpointRequest request;
-  request.set_model(model);
-  request.set_output_name(output);
-  request.mutable_recipe()->set_method("bitsandbytes");
-  (*request.mutable_recipe()->mutable_options())["bnb_4bit_quant_type"] = std::string("nf4");
-  return request;
-}
-
-quant::v1::GenerateRequest GenerateRequest(const std::string& model, int max_tokens) {
-  quant::v1::GenerateRequest request;
-  request.set_model(model);
-  request.set_text(std::string("hello there"));
-  request.set_max_tokens(max_tokens);
-  request.set_ignore_eos(true);
-  return request;
-}
-
-class ClientTest : public ServerProcessTest {
- protected:
-  std::unique_ptr<Client> Connect(absl::Duration retry_for = absl::Minutes(1)) {
-    auto client = Client::Connect({.address = address(), .retry_for = retry_for});
-    EXPECT_TRUE(client.ok()) << client.status();
-    return *std::move(client);
-  }
-  void Load(Client& client, const std::string& name) {
-    quant::v1::LoadModelRequest request;
-    request.set_name(name);
-    const auto model = client.LoadModel(request);
-    ASSERT_TRUE(model.ok()) << model.status();
-    EXPECT_EQ(model->state(), quant::v1::Model::READY);
-  }
-  // Polls until nothing runs on the server any more.
-  void WaitIdle(Client& client) {
-    while (true) {
-      const auto status = client.GetServerStatus();
-      ASSERT_TRUE(status.ok()) << status.status();
-      if (status->running_operations() == 0 && status->running_sequences() == 0) return;
-      absl::SleepFor(absl::Milliseconds(5));
-    }
-  }
-};
 
 TEST_F(ClientTest, QuantizesWithProgressThenLoadsAndStreams) {
   CopyModel("decoder");
@@ -190,108 +146,6 @@ TEST_F(ClientTest, CancellationEndsEveryCallItWasGivenTo) {
   EXPECT_TRUE(absl::IsCancelled(stopped.status())) << stopped.status();
   EXPECT_EQ(chunks, 3);
   WaitIdle(*client);
-}
-
-TEST_F(ClientTest, WaitsForAServerThatComesUpLate) {
-  CopyModel("decoder");
-  const auto client = Connect();
-  EXPECT_TRUE(absl::IsUnavailable(client->WaitReady(absl::Milliseconds(50))));
-  std::thread late([this] {
-    absl::SleepFor(absl::Milliseconds(300));
-    Start();
-  });
-  const auto methods = client->ListMethods({.timeout = absl::Minutes(1)});
-  late.join();
-  ASSERT_TRUE(methods.ok()) << methods.status();
-  EXPECT_GT(methods->methods_size(), 3);
-  EXPECT_TRUE(client->WaitReady(absl::Minutes(1)).ok());
-}
-
-TEST_F(ClientTest, RetriesEndWithTheirTime) {
-  EXPECT_TRUE(absl::IsUnavailable(Connect(absl::ZeroDuration())->GetServerStatus().status()));
-  const absl::Time start = absl::Now();
-  const auto status = Connect(absl::Milliseconds(400))->GetServerStatus().status();
-  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_GE(absl::Now() - start, absl::Milliseconds(400));
-}
-
-TEST_F(ClientTest, DeadlineAndCancellationEndRetries) {
-  const auto client = Connect(absl::InfiniteDuration());
-  EXPECT_TRUE(absl::IsDeadlineExceeded(
-      client->GetServerStatus({.timeout = absl::Milliseconds(300)}).status()));
-  Cancellation cancellation;
-  std::thread cancel([&cancellation] {
-    absl::SleepFor(absl::Milliseconds(300));
-    cancellation.Cancel();
-  });
-  const absl::Status status = client->GetServerStatus({.cancellation = &cancellation}).status();
-  cancel.join();
-  EXPECT_TRUE(absl::IsCancelled(status)) << status;
-}
-
-// Refuses as a server that is shutting down, as often as it is told to.
-class BusyService final : public quant::v1::ModelService::Service {
- public:
-  explicit BusyService(int refusals,
-                       grpc::Status refusal = {grpc::StatusCode::UNAVAILABLE, "shutting down"})
-      : refusals_(refusals), refusal_(std::move(refusal)) {}
-  grpc::Status GetServerStatus(grpc::ServerContext*, const quant::v1::GetServerStatusRequest*,
-                               quant::v1::ServerStatus*) override {
-    ++calls_;
-    if (calls_ <= refusals_) return refusal_;
-    return grpc::Status::OK;
-  }
-  int calls() const { return calls_; }
-
- private:
-  const int refusals_;
-  const grpc::Status refusal_;
-  std::atomic<int> calls_{0};
-};
-
-TEST_F(ClientTest, AsksAsOftenAsItTakes) {
-  BusyService service(7);  // more often than gRPC's own retries would ask
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort(address(), grpc::InsecureServerCredentials());
-  builder.RegisterService(&service);
-  const auto server = builder.BuildAndStart();
-  ASSERT_NE(server, nullptr);
-  const auto status = Connect()->GetServerStatus();
-  EXPECT_TRUE(status.ok()) << status.status();
-  EXPECT_EQ(service.calls(), 8);
-  // Other errors are final.
-  EXPECT_EQ(Connect()->ListModels({}).status().code(), absl::StatusCode::kUnimplemented);
-}
-
-// gRPC calls it CANCELLED, by which whoever follows an operation would give it up.
-TEST_F(ClientTest, ACallThatAStoppingServerCutsOffWasUnavailable) {
-  const auto ask = [this](const char* message, int refusals, absl::Duration retry_for) {
-    BusyService service(refusals, {grpc::StatusCode::CANCELLED, message});
-    grpc::ServerBuilder builder;
-    builder.AddListeningPort(address(), grpc::InsecureServerCredentials());
-    builder.RegisterService(&service);
-    const auto server = builder.BuildAndStart();
-    return Connect(retry_for)->GetServerStatus().status().code();
-  };
-  EXPECT_EQ(ask("CANCELLED", 1, absl::Minutes(1)), absl::StatusCode::kOk);
-  EXPECT_EQ(ask("CANCELLED", 1000, absl::ZeroDuration()), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(ask("the load was cancelled", 1, absl::Minutes(1)), absl::StatusCode::kCancelled);
-}
-
-TEST_F(ClientTest, FindsTheServersSuccessor) {
-  CopyModel("decoder");
-  Start();
-  const auto client = Connect();
-  ASSERT_TRUE(client->GetServerStatus().ok());
-  EXPECT_EQ(Stop(), 0);
-  std::thread successor([this] {
-    absl::SleepFor(absl::Seconds(3));  // longer than gRPC's own retries last
-    Start();
-  });
-  const auto models = client->ListModels({}, {.timeout = absl::Minutes(1)});
-  successor.join();
-  ASSERT_TRUE(models.ok()) << models.status();
-  EXPECT_EQ(models->models_size(), 1);
 }
 
 TEST_F(ClientTest, ARepeatedStartIsOneOperation) {
