@@ -41,6 +41,8 @@ float FloatFromE8M0(uint8_t bits);
 // `value` rounded to the precision of `dtype` (a floating point one) and widened again.
 float RoundTo(DType dtype, float value);
 
+void RoundAllTo(DType dtype, float* values, int64_t count);
+
 // Element `index` of `view` as float. Integers are converted.
 float LoadFloat(const TensorView& view, int64_t index);
 

@@ -20,6 +20,7 @@ using Clock = std::chrono::steady_clock;
 
 std::atomic<int> requested_threads{0};
 thread_local bool on_compute_thread = false;
+thread_local bool lets_in_between = false;  // the task is RunBackground's
 
 struct Task {
   absl::FunctionRef<void()> body;
@@ -49,6 +50,12 @@ class ComputeThread {
     finished_.wait(lock, [&task] { return task.done; });
   }
 
+  // On the compute thread: interactive tasks that wait, before the task that runs goes on.
+  void RunWaitingInteractive() {
+    std::unique_lock lock(mutex_);
+    while (!interactive_.empty()) RunFirst(interactive_, lock);
+  }
+
   // Within the last second: a client that generates is there, or was.
   bool InteractiveLately() {
     std::lock_guard lock(mutex_);
@@ -64,14 +71,18 @@ class ComputeThread {
                  [this] { return stopping_ || !interactive_.empty() || !background_.empty(); });
       std::deque<Task*>& queue = interactive_.empty() ? background_ : interactive_;
       if (queue.empty()) return;
-      Task* task = queue.front();
-      queue.pop_front();
-      lock.unlock();
-      task->body();
-      lock.lock();
-      task->done = true;
-      finished_.notify_all();
+      RunFirst(queue, lock);
     }
+  }
+
+  void RunFirst(std::deque<Task*>& queue, std::unique_lock<std::mutex>& lock) {
+    Task* task = queue.front();
+    queue.pop_front();
+    lock.unlock();
+    task->body();
+    lock.lock();
+    task->done = true;
+    finished_.notify_all();
   }
 
   std::mutex mutex_;
@@ -113,8 +124,9 @@ double RunSlice(int64_t first, int64_t count, absl::FunctionRef<void(int64_t)> b
 }
 
 // Submits a loop as background tasks of a few milliseconds each, so that interactive work gets in
-// between. The slice length follows the processor time that the iterations take: on a machine that
-// others use too, the time on the wall says nothing about them.
+// between, or, on the compute thread, lets it in itself. The slice length follows the processor
+// time that the iterations take: on a machine that others use too, the time on the wall says
+// nothing about them.
 void RunInSlices(int64_t count, absl::FunctionRef<void(int64_t)> body, double seconds) {
   constexpr double kBesideInteractive = 0.005, kAlone = 0.05;  // seconds
   const int64_t threads = ComputeThreads();
@@ -127,7 +139,14 @@ void RunInSlices(int64_t count, absl::FunctionRef<void(int64_t)> body, double se
   for (int64_t first = 0; first < count;) {
     const int64_t n = std::min(slice, count - first);
     double cpu = 0;
-    RunCompute(TaskPriority::kBackground, [&] { cpu = RunSlice(first, n, body); });
+    if (on_compute_thread) {
+      lets_in_between = false;
+      cpu = RunSlice(first, n, body);
+      Pool().RunWaitingInteractive();
+      lets_in_between = true;
+    } else {
+      RunCompute(TaskPriority::kBackground, [&] { cpu = RunSlice(first, n, body); });
+    }
     const double target = Pool().InteractiveLately() ? kBesideInteractive : kAlone;
     const double wanted = target * static_cast<double>(threads * n) / std::max(cpu, 1e-7);
     slice = static_cast<int64_t>(std::min(wanted, 8.0 * static_cast<double>(n)));
@@ -154,11 +173,23 @@ void RunCompute(TaskPriority priority, absl::FunctionRef<void()> task) {
   }
 }
 
+void RunBackground(absl::FunctionRef<void()> body) {
+  if (on_compute_thread) {
+    body();
+    return;
+  }
+  RunCompute(TaskPriority::kBackground, [&] {
+    lets_in_between = true;
+    body();
+    lets_in_between = false;
+  });
+}
+
 void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body, double seconds) {
   if (count <= 0) return;
   // A member of the team is not the compute thread and must not wait for it.
   const bool nested = team::InTeam();
-  if (!on_compute_thread && !nested) {
+  if (!nested && (!on_compute_thread || lets_in_between)) {
     RunInSlices(count, body, seconds);
     return;
   }

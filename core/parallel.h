@@ -23,6 +23,11 @@ enum class TaskPriority { kInteractive, kBackground };
 // `task` must not block on another task or throw.
 void RunCompute(TaskPriority priority, absl::FunctionRef<void()> task);
 
+// Runs `body`, background work of many short loops, on the compute thread, where a loop forks in
+// microseconds; interactive tasks run between the slices of its loops. `body` must not wait for
+// anything, or throw. Nested calls run in place.
+void RunBackground(absl::FunctionRef<void()> body);
+
 // Calls body(i) for i in [0, count), shared among the team's threads in dynamic order. Results must
 // not depend on the order. Outside a task it runs as background tasks of some milliseconds each:
 // `seconds`, about what one call takes, spares it the small first ones by which it finds out.

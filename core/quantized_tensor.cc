@@ -71,12 +71,18 @@ void DequantizeInSteps(const QuantizedTensor& t, int64_t row, int64_t begin, int
   const int64_t block = t.block_of(row, begin);
   const DType dtype = t.dequantized_dtype;
   const float zero_point = t.zero_point.empty() ? 0.0f : t.zero_point[block];
+  const float scale = t.scale[block], post_scale = t.post_scale;
+  const bool codebook = t.grid.kind == Grid::Kind::kCodebook;
   for (int64_t c = begin; c < end; ++c) {
-    const float value = t.grid.kind == Grid::Kind::kCodebook ? out[c] : GridValue(t, row, c);
-    const float difference = RoundTo(dtype, value - zero_point);
-    out[c] = RoundTo(dtype, difference * t.scale[block] * t.post_scale);
-    if (!t.offset.empty()) out[c] = RoundTo(dtype, out[c] + t.offset[block]);
+    out[c] = (codebook ? out[c] : GridValue(t, row, c)) - zero_point;
   }
+  RoundAllTo(dtype, out + begin, end - begin);
+  for (int64_t c = begin; c < end; ++c) out[c] = out[c] * scale * post_scale;
+  RoundAllTo(dtype, out + begin, end - begin);
+  if (t.offset.empty()) return;
+  const float offset = t.offset[block];
+  for (int64_t c = begin; c < end; ++c) out[c] += offset;
+  RoundAllTo(dtype, out + begin, end - begin);
 }
 
 // Columns [begin, end) of a row, which share a block, before rounding to the output's dtype. `out`
@@ -237,9 +243,7 @@ void DequantizeRows(const QuantizedTensor& t, int64_t first, int64_t count, floa
     }
     for (int64_t c = 0; permuted && c < t.cols; ++c) line[t.input.permutation[c]] = values[c];
     ScaleColumns(t, line);
-    if (t.dequantized_dtype != DType::kF32) {
-      for (int64_t c = 0; c < t.cols; ++c) line[c] = RoundTo(t.dequantized_dtype, line[c]);
-    }
+    RoundAllTo(t.dequantized_dtype, line, t.cols);
     if (!t.outliers.row_begin.empty()) AddOutliers(t, row, line);
   }
 }

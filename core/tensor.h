@@ -47,6 +47,10 @@ Tensor TensorOf(DType dtype, Shape shape, std::span<const T> values) {
   return {dtype, std::move(shape), {bytes.begin(), bytes.end()}};
 }
 
+inline Tensor CopyOf(const TensorView& view) {
+  return {view.dtype, view.shape, {view.bytes.begin(), view.bytes.end()}};
+}
+
 // A copy of `view` converted to the floating point type `dtype`, in parallel.
 Tensor ConvertTensor(const TensorView& view, DType dtype);
 

@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "formats/beneath.h"
+#include "formats/disk_wait.h"
 #include "formats/escaped_name.h"
 #include "formats/io_error.h"
 
@@ -65,8 +66,8 @@ absl::Status SyncFolder(int fd, absl::string_view display_name) {
   return absl::OkStatus();
 }
 
-// Syncs every file below `fd`, then the folder itself.
-absl::Status SyncTree(int fd, absl::string_view display_name) {
+// Syncs every file below `fd`, then the folder itself. CANCELLED when stopped.
+absl::Status SyncTree(int fd, absl::string_view display_name, const StopRequest& stopped) {
   for (const std::string& entry : EntriesOf(fd)) {
     const UniqueFd child(OpenBeneath(fd, entry, O_RDONLY | O_NONBLOCK));
     struct stat info;
@@ -75,9 +76,11 @@ absl::Status SyncTree(int fd, absl::string_view display_name) {
     }
     const std::string child_name = absl::StrCat(display_name, "/", EscapedName(entry));
     if (S_ISDIR(info.st_mode)) {
-      RETURN_IF_ERROR(SyncTree(child.get(), child_name));
-    } else if (fsync(child.get()) != 0) {
-      return WriteError(errno, "cannot sync", child_name, child.get(),
+      RETURN_IF_ERROR(SyncTree(child.get(), child_name, stopped));
+    } else if (const int error = SyncOrStop(child.get(), stopped); error == ECANCELED) {
+      return absl::CancelledError("the operation was cancelled");
+    } else if (error != 0) {
+      return WriteError(error, "cannot sync", child_name, child.get(),
                         static_cast<uint64_t>(info.st_size));
     }
   }
@@ -131,7 +134,7 @@ class PartialOutput : public AtomicOutput {
     if (!options_.keep_partial) flags |= O_TRUNC;
     const int fd = OpenBeneath(place.folder_fd, place.name, flags, 0640);
     if (fd < 0) return WriteError(errno, "cannot create", Display(name), folder_.get(), 4096);
-    return std::make_unique<OutputFile>(fd, Display(name));
+    return std::make_unique<OutputFile>(fd, Display(name), root_->directory().stopped());
   }
 
   absl::Status WriteFile(absl::string_view name, absl::string_view content) override {
@@ -153,10 +156,7 @@ class PartialOutput : public AtomicOutput {
 
   absl::Status RemoveFile(absl::string_view name) override {
     ASSIGN_OR_RETURN(const Place place, Locate(name, /*create=*/false));
-    if (unlinkat(place.folder_fd, place.name.c_str(), 0) != 0) {
-      return IoError(errno, "cannot remove", Display(name));
-    }
-    return absl::OkStatus();
+    return RemoveFileBeneath(place.folder_fd, place.name, Display(name));
   }
 
   absl::StatusOr<std::shared_ptr<const File>> OpenFile(absl::string_view name) const override {
@@ -225,7 +225,7 @@ absl::StatusOr<PartialOutput::Place> PartialOutput::Locate(absl::string_view nam
 }
 
 absl::Status PartialOutput::Commit() {
-  RETURN_IF_ERROR(SyncTree(folder_.get(), EscapedName(name_)));
+  RETURN_IF_ERROR(SyncTree(folder_.get(), EscapedName(name_), root_->directory().stopped()));
   if (options_.kind == Kind::kFolder) {
     RETURN_IF_ERROR(Publish(root_fd(), partial_));
   } else {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/status.h"
+#include "core/stop_request.h"
 #include "formats/model_root.h"
 
 namespace quantd {
@@ -24,8 +25,9 @@ namespace quantd {
 // RESOURCE_EXHAUSTED with needed and free bytes, EIO is DATA_LOSS.
 class OutputFile {
  public:
-  // `fd` is open for reading and writing; appending goes on at its present end.
-  OutputFile(int fd, std::string display_name);
+  // `fd` is open for reading and writing; appending goes on at its present end. Soon after
+  // `stopped` says so, writes and syncs are CANCELLED, with part of it done.
+  OutputFile(int fd, std::string display_name, StopRequest stopped = {});
   ~OutputFile();
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;
@@ -45,6 +47,7 @@ class OutputFile {
  private:
   int fd_;
   std::string name_;
+  StopRequest stopped_;
   uint64_t size_ = 0;
 };
 
@@ -58,7 +61,8 @@ class AtomicOutput {
         false;  // continue in an existing partial folder (resume) instead of a new one
     uint64_t expected_bytes = 0;  // checked against free space at once
   };
-  // ABORTED when another writer holds the name.
+  // ABORTED when another writer holds the name. What the root says of stopping (StoppedBy) holds
+  // for the files and for Commit, until the output is there.
   static absl::StatusOr<std::unique_ptr<AtomicOutput>> Create(std::shared_ptr<const ModelRoot> root,
                                                               absl::string_view name,
                                                               const Options& options);

@@ -10,9 +10,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "formats/disk_wait.h"
 #include "formats/escaped_name.h"
 #include "formats/io_error.h"
 
@@ -29,15 +31,57 @@ int OpenRetrying(int folder_fd, const char* name, int flags, unsigned mode) {
   return fd;
 }
 
-absl::Status RemoveContentsAtDepth(int folder_fd, absl::string_view display_name, int depth);
+// Unlinks files. Large ones stay open until the end, so that no unlink waits for the file system to
+// free what they take, nor for pages that are on their way to the disk.
+class Unlinker {
+ public:
+  Unlinker() = default;
+  Unlinker(const Unlinker&) = delete;
+  Unlinker& operator=(const Unlinker&) = delete;
+  ~Unlinker() {
+    if (held_.empty()) return;
+    const auto deadline = std::chrono::steady_clock::now() + kMoment;
+    const auto close_all = [held = std::move(held_)] {
+      for (const int fd : held) close(fd);
+    };
+    (void)WaitForDisk(close_all, [&] { return std::chrono::steady_clock::now() > deadline; });
+  }
+
+  // As unlinkat.
+  int Unlink(int folder_fd, const std::string& name) {
+    const int fd = OpenRetrying(folder_fd, name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
+    struct stat info;
+    const bool large = fd >= 0 && fstat(fd, &info) == 0 && S_ISREG(info.st_mode) &&
+                       info.st_size >= kLarge && held_.size() < kMostHeld;
+    const int result = unlinkat(folder_fd, name.c_str(), 0);
+    const int error = errno;
+    if (large && result == 0) {
+      held_.push_back(fd);
+    } else if (fd >= 0) {
+      close(fd);
+    }
+    errno = error;
+    return result;
+  }
+
+ private:
+  static constexpr off_t kLarge = off_t{64} << 20;
+  static constexpr size_t kMostHeld = 256;
+  static constexpr std::chrono::milliseconds kMoment{200};
+
+  std::vector<int> held_;
+};
+
+absl::Status RemoveContentsAtDepth(int folder_fd, absl::string_view display_name, int depth,
+                                   Unlinker& unlinker);
 
 absl::Status RemoveTreeAtDepth(int folder_fd, const std::string& name,
-                               absl::string_view display_name, int depth) {
-  if (unlinkat(folder_fd, name.c_str(), 0) == 0) return absl::OkStatus();
+                               absl::string_view display_name, int depth, Unlinker& unlinker) {
+  if (unlinker.Unlink(folder_fd, name) == 0) return absl::OkStatus();
   if (errno != EISDIR && errno != EPERM) return IoError(errno, "cannot remove", display_name);
   const int fd = OpenBeneath(folder_fd, name, O_RDONLY | O_DIRECTORY);
   if (fd < 0) return IoError(errno, "cannot remove", display_name);
-  const absl::Status contents = RemoveContentsAtDepth(fd, display_name, depth + 1);
+  const absl::Status contents = RemoveContentsAtDepth(fd, display_name, depth + 1, unlinker);
   close(fd);
   RETURN_IF_ERROR(contents);
   if (unlinkat(folder_fd, name.c_str(), AT_REMOVEDIR) != 0) {
@@ -46,14 +90,15 @@ absl::Status RemoveTreeAtDepth(int folder_fd, const std::string& name,
   return absl::OkStatus();
 }
 
-absl::Status RemoveContentsAtDepth(int folder_fd, absl::string_view display_name, int depth) {
+absl::Status RemoveContentsAtDepth(int folder_fd, absl::string_view display_name, int depth,
+                                   Unlinker& unlinker) {
   if (depth > kMaxDepth) {
     return absl::FailedPreconditionError(absl::StrCat(
         "cannot remove '", display_name, "': folders are nested more than ", kMaxDepth, " deep"));
   }
   absl::Status first_error;
   for (const std::string& entry : EntriesOf(folder_fd)) {
-    first_error.Update(RemoveTreeAtDepth(folder_fd, entry, display_name, depth));
+    first_error.Update(RemoveTreeAtDepth(folder_fd, entry, display_name, depth, unlinker));
   }
   return first_error;
 }
@@ -116,11 +161,20 @@ std::vector<std::string> EntriesOf(int folder_fd) {
 }
 
 absl::Status RemoveTree(int folder_fd, const std::string& name, absl::string_view display_name) {
-  return RemoveTreeAtDepth(folder_fd, name, display_name, 0);
+  Unlinker unlinker;
+  return RemoveTreeAtDepth(folder_fd, name, display_name, 0, unlinker);
+}
+
+absl::Status RemoveFileBeneath(int folder_fd, const std::string& name,
+                               absl::string_view display_name) {
+  Unlinker unlinker;
+  if (unlinker.Unlink(folder_fd, name) == 0) return absl::OkStatus();
+  return IoError(errno, "cannot remove", display_name);
 }
 
 absl::Status RemoveContents(int folder_fd, absl::string_view display_name) {
-  return RemoveContentsAtDepth(folder_fd, display_name, 0);
+  Unlinker unlinker;
+  return RemoveContentsAtDepth(folder_fd, display_name, 0, unlinker);
 }
 
 }  // namespace quantd

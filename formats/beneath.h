@@ -22,8 +22,13 @@ int OpenBeneath(int folder_fd, const std::string& name, int flags, unsigned mode
 std::vector<std::string> EntriesOf(int folder_fd);
 
 // Unlinks the file or folder tree `name`. Symlinks are removed, never followed. NOT_FOUND when it
-// is not there; at most 16 levels deep.
+// is not there; at most 16 levels deep. Names go at once; the blocks of large files, which take up
+// to a second per gigabyte, are freed by a thread of their own where that is not done in a moment.
 absl::Status RemoveTree(int folder_fd, const std::string& name, absl::string_view display_name);
+
+// The file `name`, in the same way.
+absl::Status RemoveFileBeneath(int folder_fd, const std::string& name,
+                               absl::string_view display_name);
 
 // Everything inside an open folder.
 absl::Status RemoveContents(int folder_fd, absl::string_view display_name);

@@ -20,6 +20,8 @@ std::string DisplayName(const std::string& folder, absl::string_view name) {
   return absl::StrCat(folder, "/", EscapedName(name));
 }
 
+constexpr size_t kSlice = size_t{4} << 20;  // tenths of a second from a slow disk
+
 // One message for whatever is not a readable regular file, so that nobody can probe the disk.
 absl::Status NotThere(int error, absl::string_view display_name) {
   if (error == EMFILE || error == ENFILE || error == ENOMEM || error == EIO) {
@@ -30,8 +32,8 @@ absl::Status NotThere(int error, absl::string_view display_name) {
 
 }  // namespace
 
-File::File(int fd, std::string display_name, uint64_t size)
-    : fd_(fd), name_(std::move(display_name)), size_(size) {
+File::File(int fd, std::string display_name, uint64_t size, StopRequest stopped)
+    : fd_(fd), name_(std::move(display_name)), size_(size), stopped_(std::move(stopped)) {
   struct stat info;
   if (fstat(fd_, &info) == 0) modified_ = info.st_mtim;
 }
@@ -56,7 +58,8 @@ absl::Status File::ReadAt(uint64_t offset, size_t bytes, std::byte* out) const {
                                               offset, " is past the end at ", size_));
   }
   while (bytes > 0) {
-    const ssize_t got = pread(fd_, out, bytes, static_cast<off_t>(offset));
+    RETURN_IF_ERROR(CheckStopped(stopped_));
+    const ssize_t got = pread(fd_, out, std::min(bytes, kSlice), static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return IoError(errno, "cannot read", name_);
     if (got == 0) {
@@ -81,7 +84,8 @@ absl::StatusOr<std::string> File::ReadAll(size_t limit) const {
   return content;
 }
 
-Directory::Directory(int fd, std::string display_name) : fd_(fd), name_(std::move(display_name)) {}
+Directory::Directory(int fd, std::string display_name, StopRequest stopped)
+    : fd_(fd), name_(std::move(display_name)), stopped_(std::move(stopped)) {}
 
 Directory::~Directory() {
   if (fd_ >= 0) close(fd_);
@@ -97,7 +101,7 @@ absl::StatusOr<std::shared_ptr<const File>> Directory::OpenFile(absl::string_vie
     close(fd);
     return NotThere(ENOENT, display);
   }
-  return std::make_shared<const File>(fd, display, static_cast<uint64_t>(info.st_size));
+  return std::make_shared<const File>(fd, display, static_cast<uint64_t>(info.st_size), stopped_);
 }
 
 absl::StatusOr<std::shared_ptr<const Directory>> Directory::OpenFolder(
@@ -106,7 +110,7 @@ absl::StatusOr<std::shared_ptr<const Directory>> Directory::OpenFolder(
   const std::string display = DisplayName(name_, name);
   const int fd = OpenBeneath(fd_, std::string(name), O_RDONLY | O_DIRECTORY);
   if (fd < 0) return NotThere(errno, display);
-  return std::make_shared<const Directory>(fd, display);
+  return std::make_shared<const Directory>(fd, display, stopped_);
 }
 
 bool Directory::Contains(absl::string_view name) const {

@@ -4,10 +4,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <mutex>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "formats/io_error.h"
@@ -25,6 +27,19 @@ constexpr int kSlots = 4096;
 Slot g_slots[kSlots];
 struct sigaction g_previous;
 uintptr_t g_page_size;
+
+// The pages that `bytes` lie in.
+struct Pages {
+  explicit Pages(std::span<const std::byte> bytes) {
+    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    begin = reinterpret_cast<uintptr_t>(bytes.data()) & ~(page - 1);
+    end = reinterpret_cast<uintptr_t>(bytes.data() + bytes.size());
+  }
+  void Advise(int advice) const {
+    if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+  }
+  uintptr_t begin, end;
+};
 
 void OnBusError(int signal_number, siginfo_t* info, void* context) {
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
@@ -107,6 +122,31 @@ absl::Status MappedFile::CheckIntact() const {
         absl::StrCat("'", file_->name(), "' was cut while it was in use; load or start again"));
   }
   return file_->CheckUnchanged();
+}
+
+void MappedFile::Release(std::span<const std::byte> part) const {
+  Pages(part).Advise(MADV_DONTNEED);
+}
+
+SharedTensor Lend(std::shared_ptr<const MappedFile> mapping, TensorView view) {
+  const std::span<const std::byte> bytes = view.bytes;
+  std::shared_ptr<const void> owner(bytes.data(),
+                                    [mapping, bytes](const void*) { mapping->Release(bytes); });
+  return {std::move(view), std::move(owner),
+          [mapping = std::move(mapping)] { return mapping->CheckIntact(); }};
+}
+
+void ReadAhead(std::span<const std::byte> part) {
+  constexpr size_t kPiece = 128 << 10;  // the kernel cuts longer requests to about that
+  for (size_t at = 0; at < part.size(); at += kPiece) {
+    Pages(part.subspan(at, std::min(kPiece, part.size() - at))).Advise(MADV_WILLNEED);
+  }
+}
+
+void Populate(std::span<const std::byte> part) {
+#if defined(MADV_POPULATE_READ)
+  Pages(part).Advise(MADV_POPULATE_READ);
+#endif
 }
 
 }  // namespace quantd

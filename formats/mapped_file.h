@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 
+#include "core/shared_tensor.h"
 #include "core/status.h"
 #include "formats/model_root.h"
 
@@ -27,6 +28,10 @@ class MappedFile {
   // file's.
   absl::Status CheckIntact() const;
 
+  // Takes the pages of a part out of this process's memory; they are the file's again when they are
+  // touched.
+  void Release(std::span<const std::byte> part) const;
+
  private:
   MappedFile(std::shared_ptr<const File> file, std::span<const std::byte> bytes, int slot)
       : file_(std::move(file)), bytes_(bytes), slot_(slot) {}
@@ -35,6 +40,14 @@ class MappedFile {
   std::span<const std::byte> bytes_;
   int slot_;  // in the table that the signal handler reads; -1 for an empty file
 };
+
+// A view into the mapping, whose pages are released with its owner.
+SharedTensor Lend(std::shared_ptr<const MappedFile> mapping, TensorView view);
+
+// Starts reading a part of a mapping from the disk, and hardly waits for it.
+void ReadAhead(std::span<const std::byte> part);
+// Reads it, so that the bytes are there when they are touched (where the kernel can, 5.14).
+void Populate(std::span<const std::byte> part);
 
 }  // namespace quantd
 

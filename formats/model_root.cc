@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -59,7 +60,7 @@ absl::Status CheckModelName(absl::string_view name) {
   return absl::OkStatus();
 }
 
-ModelRoot::ModelRoot(int fd) : directory_(fd, "") {}
+ModelRoot::ModelRoot(int fd, StopRequest stopped) : directory_(fd, "", std::move(stopped)) {}
 
 absl::StatusOr<std::shared_ptr<ModelRoot>> ModelRoot::Open(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -69,6 +70,12 @@ absl::StatusOr<std::shared_ptr<ModelRoot>> ModelRoot::Open(const std::string& pa
                      IoError(errno, "cannot open", "model root").message()));
   }
   return std::make_shared<ModelRoot>(fd);
+}
+
+absl::StatusOr<std::shared_ptr<const ModelRoot>> ModelRoot::StoppedBy(StopRequest stopped) const {
+  const int fd = fcntl(directory_.fd(), F_DUPFD_CLOEXEC, 0);
+  if (fd < 0) return IoError(errno, "cannot open", "model root");
+  return std::make_shared<const ModelRoot>(fd, std::move(stopped));
 }
 
 absl::StatusOr<ModelRoot::EntryKind> ModelRoot::Find(absl::string_view name) const {

@@ -13,6 +13,7 @@
 
 #include "absl/strings/string_view.h"
 #include "core/status.h"
+#include "core/stop_request.h"
 
 namespace quantd {
 
@@ -20,7 +21,8 @@ namespace quantd {
 // DATA_LOSS (a file that was deleted or replaced by rename reads on).
 class File {
  public:
-  File(int fd, std::string display_name, uint64_t size);
+  // `stopped` is asked every few MB of a read.
+  File(int fd, std::string display_name, uint64_t size, StopRequest stopped = {});
   ~File();
   File(const File&) = delete;
   File& operator=(const File&) = delete;
@@ -40,19 +42,22 @@ class File {
   int fd_;
   std::string name_;
   uint64_t size_;
+  StopRequest stopped_;
   timespec modified_ = {};
 };
 
 // A folder inside the root (or the root itself), held open.
 class Directory {
  public:
-  explicit Directory(int fd, std::string display_name);
+  // Files and folders opened through it take `stopped` over.
+  explicit Directory(int fd, std::string display_name, StopRequest stopped = {});
   ~Directory();
   Directory(const Directory&) = delete;
   Directory& operator=(const Directory&) = delete;
 
   const std::string& name() const { return name_; }
   int fd() const { return fd_; }
+  const StopRequest& stopped() const { return stopped_; }
 
   // A regular file directly inside. Never blocks on a FIFO or device. NOT_FOUND when absent, not
   // regular, a symlink or not readable; INVALID_ARGUMENT for a name that is a path, hidden or holds
@@ -67,6 +72,7 @@ class Directory {
  private:
   int fd_;
   std::string name_;
+  StopRequest stopped_;
 };
 
 // `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`, as every model and output name must be; INVALID_ARGUMENT.
@@ -76,6 +82,9 @@ class ModelRoot {
  public:
   // Opens `path`; FAILED_PRECONDITION when it is not a readable folder.
   static absl::StatusOr<std::shared_ptr<ModelRoot>> Open(const std::string& path);
+  // The same folder for one job: long reads of its files, and writes and syncs of outputs made in
+  // it, end with CANCELLED soon after `stopped` says so.
+  absl::StatusOr<std::shared_ptr<const ModelRoot>> StoppedBy(StopRequest stopped) const;
 
   enum class EntryKind { kFolder, kFile };
   struct Entry {
@@ -98,7 +107,7 @@ class ModelRoot {
   uint64_t FreeBytes() const;
   const Directory& directory() const { return directory_; }
 
-  ModelRoot(int fd);
+  explicit ModelRoot(int fd, StopRequest stopped = {});
 
  private:
   Directory directory_;

@@ -7,11 +7,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/atomic_output.h"
+#include "formats/disk_wait.h"
 #include "formats/io_error.h"
 
 namespace quantd {
 
-OutputFile::OutputFile(int fd, std::string display_name) : fd_(fd), name_(std::move(display_name)) {
+OutputFile::OutputFile(int fd, std::string display_name, StopRequest stopped)
+    : fd_(fd), name_(std::move(display_name)), stopped_(std::move(stopped)) {
   struct stat info;
   if (fstat(fd_, &info) == 0) size_ = static_cast<uint64_t>(info.st_size);
 }
@@ -21,8 +23,12 @@ OutputFile::~OutputFile() { close(fd_); }
 absl::Status OutputFile::Append(std::span<const std::byte> bytes) { return WriteAt(size_, bytes); }
 
 absl::Status OutputFile::WriteAt(uint64_t offset, std::span<const std::byte> bytes) {
+  // A megabyte takes long only where the disk is far behind.
+  constexpr size_t kSlice = size_t{1} << 20;
   while (!bytes.empty()) {
-    const ssize_t written = pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    RETURN_IF_ERROR(CheckStopped(stopped_));
+    const ssize_t written =
+        pwrite(fd_, bytes.data(), std::min(bytes.size(), kSlice), static_cast<off_t>(offset));
     if (written < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (written < 0) return WriteError(errno, "cannot write", name_, fd_, bytes.size());
     if (written == 0) return WriteError(ENOSPC, "cannot write", name_, fd_, bytes.size());
@@ -59,7 +65,9 @@ absl::Status OutputFile::Truncate(uint64_t size) {
 }
 
 absl::Status OutputFile::Sync() {
-  if (fsync(fd_) != 0) return WriteError(errno, "cannot sync", name_, fd_, size_);
+  const int error = SyncOrStop(fd_, stopped_);
+  if (error == ECANCELED) return absl::CancelledError("the operation was cancelled");
+  if (error != 0) return WriteError(error, "cannot sync", name_, fd_, size_);
   return absl::OkStatus();
 }
 

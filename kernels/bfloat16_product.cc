@@ -1,6 +1,7 @@
 #include "kernels/bfloat16_product.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include <immintrin.h>
 #endif
 
+#include "core/instruction_set.h"
 #include "core/parallel.h"
 #include "kernels/bfloat16_product_amx.h"
 #include "kernels/matrix_panels.h"
@@ -17,11 +19,12 @@ namespace {
 
 constexpr int kTileRows = 6;
 constexpr int kTileCols = 32;
-constexpr int64_t kChain = 32;                        // of the inner dimension: part of the result
-constexpr int64_t kSlice = 256;                       // that is packed at a time
-constexpr uint32_t kLeastBits = 77u << 23;            // 2^-50
-constexpr int64_t kTaskRows = 576, kTaskCols = 1536;  // of C that a task fills, at most
-constexpr double kPerSecond = 1e11;                   // multiplications of a thread, about
+constexpr int64_t kChain = 32;                       // of the inner dimension: part of the result
+constexpr int64_t kSlice = 256;                      // that is multiplied at a time
+constexpr uint32_t kLeastBits = 77u << 23;           // 2^-50
+constexpr int64_t kTaskRows = 288, kTaskCols = 512;  // of C that a task fills, at most
+constexpr double kPerSecond = 1e11;                  // multiplications of a thread, about
+constexpr double kPackedPerSecond = 1e9;             // elements, the same
 
 namespace baseline {
 constexpr char kIsa[] = "baseline";
@@ -47,54 +50,100 @@ constexpr char kIsa[] = "avx512";
 #include "kernels/cpu/target_end.inc"
 #endif
 
-struct Variants {
-  const BFloat16Product* list[5] = {};
-  int count = 0;
-};
-
-const Variants& VariantsOfThisCpu() {
-  static const Variants variants = [] {
-    Variants v;
-    v.list[v.count++] = &baseline::kProduct;
+const Variants<BFloat16Product>& VariantsOfThisCpu() {
+  static const Variants<BFloat16Product> variants = [] {
 #if defined(__x86_64__)
-    const bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    const bool wide = fma && __builtin_cpu_supports("avx512f") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512dq");
-    if (fma) v.list[v.count++] = &avx2::kProduct;
-    if (wide) v.list[v.count++] = &avx512::kProduct;
-    if (const BFloat16Product* amx = wide ? AmxBFloat16Product() : nullptr; amx != nullptr) {
-      v.list[v.count++] = amx;
-    }
+    Variants<BFloat16Product> found(&baseline::kProduct, &avx2::kProduct, &avx512::kProduct);
+    if (ThisInstructionSet() == InstructionSet::kAvx512) found.Add(AmxBFloat16Product());
+    return found;
+#else
+    return Variants<BFloat16Product>(&baseline::kProduct, nullptr, nullptr);
 #endif
-    return v;
   }();
   return variants;
 }
 
 }  // namespace
 
-const BFloat16Product* const* AllBFloat16Products() { return VariantsOfThisCpu().list; }
+const BFloat16Product* const* AllBFloat16Products() { return VariantsOfThisCpu().all(); }
 
-void AddBFloat16Product(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
-                        const MatrixOperand& b, float* c, int64_t c_stride) {
-  const Variants& variants = VariantsOfThisCpu();
-  const BFloat16Product& best = *variants.list[variants.count - 1];
-  // Packing costs as much as multiplying: parts as large as threads allow.
+namespace {
+
+std::atomic<const BFloat16Product*> selected = nullptr;
+
+const BFloat16Product& Selected() {
+  const BFloat16Product* chosen = selected.load(std::memory_order_relaxed);
+  return chosen != nullptr ? *chosen : VariantsOfThisCpu().best();
+}
+
+// The next part of C comes from afar: asked for while this one is multiplied.
+void Prefetch(const float* c, int64_t c_stride, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r, c += c_stride) {
+    __builtin_prefetch(c, 1);
+    __builtin_prefetch(c + 16, 1);
+  }
+}
+
+// C of a part of the range = or += the product, one slice after the other, by the calling thread.
+void Fill(const BFloat16Operand& left, const BFloat16Operand& right, const ProductRange& range,
+          const MatrixPart& part, bool add, float* c, int64_t c_stride) {
+  const BFloat16Product& product = Selected();
+  const int64_t height = product.left_rows, width = product.right_rows;
+  const int64_t end_row = part.row + part.rows, end_col = part.col + part.cols;
+  if (product.begin != nullptr) product.begin();
+  for (int64_t k = 0; k < range.inner; k += product.slice) {
+    const int64_t depth = std::min(product.slice, range.inner - k);
+    for (int64_t j = part.col; j < end_col; j += width) {
+      for (int64_t i = part.row; i < end_row; i += height) {
+        if (i + height < end_row) Prefetch(c + (i + height) * c_stride + j, c_stride, height);
+        const PanelPair panels = {left.Panel(range.first + i), right.Panel(j), left.inner(),
+                                  right.inner()};
+        product.multiply(panels, k, depth,
+                         {c + i * c_stride + j, c_stride, std::min(height, end_row - i),
+                          std::min(width, end_col - j), add || k > 0});
+      }
+    }
+  }
+  if (product.end != nullptr) product.end();
+}
+
+}  // namespace
+
+void SelectBFloat16Product(const BFloat16Product* product) { selected = product; }
+
+void BFloat16Operand::Pack(ProductSide side, const MatrixOperand& from, int64_t rows,
+                           int64_t inner) {
+  const BFloat16Product& product = Selected();
+  rows_ = rows;
+  inner_ = inner;
+  panel_rows_ = side == ProductSide::kLeft ? product.left_rows : product.right_rows;
+  panel_lines_ = (product.panel_bytes(side, inner) + 63) / 64;
+  const int64_t panels = (rows + panel_rows_ - 1) / panel_rows_;
+  lines_.resize(static_cast<size_t>(panels * panel_lines_));
+  const auto pack = [&](int64_t panel) {
+    const int64_t row = panel * panel_rows_;
+    product.pack(side, {from.data + row * from.row_stride, from.row_stride, from.col_stride},
+                 std::min(panel_rows_, rows - row), inner, lines_.data() + panel * panel_lines_);
+  };
+  ParallelFor(panels, pack, static_cast<double>(panel_rows_ * inner) / kPackedPerSecond);
+}
+
+const void* BFloat16Operand::Panel(int64_t row) const {
+  return lines_.data() + row / panel_rows_ * panel_lines_;
+}
+
+void MultiplyBFloat16(const BFloat16Operand& left, const BFloat16Operand& right,
+                      const ProductRange& range, bool add, float* c, int64_t c_stride) {
+  // Parts small enough for every thread to have some.
   MatrixParts::Size most = {kTaskRows, kTaskCols};
-  const int64_t down = (rows + most.rows - 1) / most.rows;
-  while (down * ((cols + most.cols - 1) / most.cols) < ComputeThreads() && most.cols > 128) {
+  const int64_t down = (range.rows + most.rows - 1) / most.rows;
+  while (down * ((range.cols + most.cols - 1) / most.cols) < 4 * ComputeThreads() &&
+         most.cols > 64) {
     most.cols /= 2;
   }
-  const MatrixParts parts(rows, cols, most, {96, 32});
-  const auto fill = [&](int64_t task) {
-    const MatrixPart part = parts[task];
-    best.add(part.rows, part.cols, inner,
-             {a.data + part.row * a.row_stride, a.row_stride, a.col_stride},
-             {b.data + part.col * b.col_stride, b.row_stride, b.col_stride},
-             c + part.row * c_stride + part.col, c_stride);
-  };
-  ParallelFor(parts.count(), fill, parts.multiplications(inner) / kPerSecond);
+  const MatrixParts parts(range.rows, range.cols, most, {96, 32});
+  const auto fill = [&](int64_t task) { Fill(left, right, range, parts[task], add, c, c_stride); };
+  ParallelFor(parts.count(), fill, parts.multiplications(range.inner) / kPerSecond);
 }
 
 }  // namespace quantd

@@ -3,29 +3,90 @@
 #ifndef QUANTD_KERNELS_BFLOAT16_PRODUCT_H_
 #define QUANTD_KERNELS_BFLOAT16_PRODUCT_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
+#include "core/float_buffer.h"
 #include "kernels/matrix_product.h"
 
 namespace quantd {
 
-// C += A B as AddMatrixProduct, of finite elements rounded to bfloat16 (to nearest, ties to even;
-// below 2^-50 they count as zero, so that no sum is ever subnormal). Every element: over slices of
-// 32 of the inner dimension, a chain of fused multiply-adds of the even indices and one of the odd;
+enum class ProductSide { kLeft, kRight };
+
+// One operand of products, rounded to bfloat16 (to nearest, ties to even; below 2^-50 to zero, so
+// that no sum is ever subnormal) and laid out as this processor multiplies it: products that share
+// it share that work.
+class BFloat16Operand {
+ public:
+  // `from` [rows, inner] holds the rows of A (kLeft) or the columns of B (kRight), finite. The
+  // memory of what was packed before is used again. In parallel by ParallelFor.
+  void Pack(ProductSide side, const MatrixOperand& from, int64_t rows, int64_t inner);
+  // Of rows that lie one after the other, [rows, inner].
+  void Pack(ProductSide side, const float* from, int64_t rows, int64_t inner) {
+    Pack(side, MatrixOperand{from, inner, 1}, rows, inner);
+  }
+
+  int64_t rows() const { return rows_; }
+  int64_t inner() const { return inner_; }
+  // The panel that holds `row`, which it begins with.
+  const void* Panel(int64_t row) const;
+
+ private:
+  struct Line {
+    std::byte bytes[64];
+  };
+  int64_t rows_ = 0, inner_ = 0;
+  int64_t panel_rows_ = 1, panel_lines_ = 0;
+  std::vector<Line, LineAllocator<Line>> lines_;
+};
+
+// The part of a product that is wanted: `rows` of the left operand from `first`, a multiple of 96,
+// by the first `cols` of the right one, over the first `inner` of the inner dimension.
+struct ProductRange {
+  int64_t first = 0;
+  int64_t rows = 0, cols = 0, inner = 0;
+};
+
+// C [rows, cols], rows c_stride apart, = or (`add`) += a product. Every element: over slices of 32
+// of the inner dimension, a chain of fused multiply-adds of the even indices and one of the odd;
 // their sum is added to C, slice after slice. That is what TDPBF16PS computes (Intel SDM, volume
-// 2); other processors do the same with float32 instructions.
-void AddBFloat16Product(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
-                        const MatrixOperand& b, float* c, int64_t c_stride);
+// 2); other processors do the same with float32 instructions. Where `inner` ends before an
+// operand does, it is a multiple of 32. In parallel by ParallelFor.
+void MultiplyBFloat16(const BFloat16Operand& left, const BFloat16Operand& right,
+                      const ProductRange& range, bool add, float* c, int64_t c_stride);
+
+struct PanelPair {
+  const void* left;
+  const void* right;
+  int64_t left_inner, right_inner;  // of the operands
+};
+struct PanelOfC {
+  float* data;
+  int64_t stride;
+  int64_t rows, cols;  // at most a panel's
+  bool add;
+};
 
 // The arithmetic of one instruction set.
 struct BFloat16Product {
   const char* isa;
-  // C += A B by the calling thread.
-  void (*add)(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
-              const MatrixOperand& b, float* c, int64_t c_stride);
+  int64_t left_rows, right_rows;  // of a panel
+  int64_t slice;                  // of the inner dimension, to multiply at a time
+  int64_t (*panel_bytes)(ProductSide side, int64_t inner);
+  // One panel of the first `rows` of `from`, zeros where there are no more.
+  void (*pack)(ProductSide side, const MatrixOperand& from, int64_t rows, int64_t inner,
+               void* panel);
+  // By [first, first + depth) of the inner dimension; `first` is a multiple of `slice`.
+  void (*multiply)(const PanelPair& panels, int64_t first, int64_t depth, const PanelOfC& c);
+  // Around calls of multiply by one thread; or null.
+  void (*begin)();
+  void (*end)();
 };
 // All that this processor runs, the fastest last; null-terminated.
 const BFloat16Product* const* AllBFloat16Products();
+// The one that operands are packed for, from now on; for tests. Null: the fastest.
+void SelectBFloat16Product(const BFloat16Product* product);
 
 }  // namespace quantd
 

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                                   \
@@ -26,7 +25,8 @@ constexpr int64_t kSide = 16;   // rows and columns of a tile of C
 constexpr int64_t kPairs = 16;  // of neighbours along the inner dimension in a tile
 constexpr int64_t kDepth = 2 * kPairs;
 constexpr int64_t kTileWords = kSide * kPairs;
-constexpr int64_t kSlice = 1024;  // of the inner dimension that is packed at a time
+constexpr int64_t kPanel = 2 * kSide;
+constexpr int64_t kSlice = 1024;  // of the inner dimension that is multiplied at a time
 
 // Palette 1: eight tiles of 16 rows of 64 bytes.
 struct __attribute__((packed)) TileConfig {
@@ -134,40 +134,58 @@ void PackTile(const MatrixOperand& from, int64_t count, int64_t depth, bool by_r
   PackTile({values, kDepth, 1}, count, depth, by_rows, words);
 }
 
-// Tiles [tile][slice of 32], an even number of them, the last zero where there are none.
-void PackTiles(const MatrixOperand& from, int64_t rows, int64_t inner, bool by_rows,
-               std::vector<uint32_t>& words) {
-  const int64_t tiles = (rows + 2 * kSide - 1) / (2 * kSide) * 2;
-  const int64_t slices = (inner + kDepth - 1) / kDepth;
-  words.resize(static_cast<size_t>(tiles * slices * kTileWords));
-  uint32_t* to = words.data();
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t first = std::min(t * kSide, rows);
-    for (int64_t s = 0; s < slices; ++s, to += kTileWords) {
-      const int64_t k = s * kDepth;
-      PackTile({from.data + first * from.row_stride + k * from.col_stride, from.row_stride,
-                from.col_stride},
-               std::min(kSide, rows - first), std::min(kDepth, inner - k), by_rows, to);
+int64_t SlicesOf(int64_t inner) { return (inner + kDepth - 1) / kDepth; }
+
+int64_t PanelBytes(ProductSide, int64_t inner) {
+  return 2 * SlicesOf(inner) * kTileWords * static_cast<int64_t>(sizeof(uint32_t));
+}
+
+// Two rows of tiles, [2][slice of 32].
+void PackPanel(ProductSide side, const MatrixOperand& from, int64_t rows, int64_t inner,
+               void* panel) {
+  auto* to = static_cast<uint32_t*>(panel);
+  for (int64_t first = 0; first < kPanel; first += kSide) {
+    for (int64_t k = 0; k < inner; k += kDepth, to += kTileWords) {
+      const MatrixOperand tile = {
+          from.data + std::min(first, rows) * from.row_stride + k * from.col_stride,
+          from.row_stride, from.col_stride};
+      PackTile(tile, std::clamp<int64_t>(rows - first, 0, kSide), std::min(kDepth, inner - k),
+               side == ProductSide::kLeft, to);
     }
   }
 }
 
-// C of two by two tiles += two rows of tiles times two columns of them.
-void AddTiles(const uint32_t* left, const uint32_t* right, int64_t slices, float* c,
-              int64_t c_stride) {
-  const int64_t bytes = c_stride * static_cast<int64_t>(sizeof(float)), next = slices * kTileWords;
+// Two rows of tiles of each side; the second begins `next` words after the first.
+struct TileRows {
+  const uint32_t* first;
+  int64_t next;
+};
+
+// C of two by two tiles = or += their product.
+void MultiplyTiles(const TileRows& left, const TileRows& right, int64_t slices, bool add, float* c,
+                   int64_t c_stride) {
+  const int64_t bytes = c_stride * static_cast<int64_t>(sizeof(float));
   float* below = c + kSide * c_stride;
-  _tile_loadd(0, c, bytes);
-  _tile_loadd(1, c + kSide, bytes);
-  _tile_loadd(2, below, bytes);
-  _tile_loadd(3, below + kSide, bytes);
-  for (int64_t s = 0; s < slices; ++s, left += kTileWords, right += kTileWords) {
-    _tile_loadd(4, left, 64);
-    _tile_loadd(5, left + next, 64);
-    _tile_loadd(6, right, 64);
-    _tile_loadd(7, right + next, 64);
+  if (add) {
+    _tile_loadd(0, c, bytes);
+    _tile_loadd(1, c + kSide, bytes);
+    _tile_loadd(2, below, bytes);
+    _tile_loadd(3, below + kSide, bytes);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  const uint32_t *a = left.first, *b = right.first;
+  for (int64_t s = 0; s < slices; ++s, a += kTileWords, b += kTileWords) {
+    // In the order in which multiplications need them: the first starts with two loads done.
+    _tile_loadd(4, a, 64);
+    _tile_loadd(6, b, 64);
     _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b + right.next, 64);
     _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, a + left.next, 64);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
@@ -177,44 +195,37 @@ void AddTiles(const uint32_t* left, const uint32_t* right, int64_t slices, float
   _tile_stored(3, below + kSide, bytes);
 }
 
-// The same where only `height` rows and `width` columns are left.
-void AddEdge(const uint32_t* left, const uint32_t* right, int64_t slices, int64_t height,
-             int64_t width, float* c, int64_t c_stride) {
-  constexpr int64_t kBlock = 2 * kSide;
-  alignas(64) float edge[kBlock * kBlock] = {};
-  const size_t bytes = static_cast<size_t>(width) * sizeof(float);
-  for (int64_t r = 0; r < height; ++r) std::memcpy(edge + r * kBlock, c + r * c_stride, bytes);
-  AddTiles(left, right, slices, edge, kBlock);
-  for (int64_t r = 0; r < height; ++r) std::memcpy(c + r * c_stride, edge + r * kBlock, bytes);
+TileRows TilesAt(const void* panel, int64_t inner, int64_t first) {
+  return {static_cast<const uint32_t*>(panel) + first / kDepth * kTileWords,
+          SlicesOf(inner) * kTileWords};
 }
 
-void Add(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a, const MatrixOperand& b,
-         float* c, int64_t c_stride) {
-  constexpr int64_t kBlock = 2 * kSide;
-  thread_local std::vector<uint32_t> left, right;
-  const TileConfig config;
-  _tile_loadconfig(&config);
-  for (int64_t first = 0; first < inner; first += kSlice) {
-    const int64_t depth = std::min(kSlice, inner - first), slices = (depth + kDepth - 1) / kDepth;
-    PackTiles({a.data + first * a.col_stride, a.row_stride, a.col_stride}, rows, depth, true, left);
-    PackTiles({b.data + first * b.row_stride, b.col_stride, b.row_stride}, cols, depth, false,
-              right);
-    for (int64_t j = 0; j < cols; j += kBlock) {
-      for (int64_t i = 0; i < rows; i += kBlock) {
-        const int64_t height = std::min(kBlock, rows - i), width = std::min(kBlock, cols - j);
-        float* to = c + i * c_stride + j;
-        const uint32_t* row = left.data() + i / kSide * slices * kTileWords;
-        const uint32_t* column = right.data() + j / kSide * slices * kTileWords;
-        if (height == kBlock && width == kBlock) {
-          AddTiles(row, column, slices, to, c_stride);
-        } else {
-          AddEdge(row, column, slices, height, width, to, c_stride);
-        }
-      }
-    }
+void Multiply(const PanelPair& panels, int64_t first, int64_t depth, const PanelOfC& c) {
+  const int64_t slices = SlicesOf(depth);
+  const TileRows left = TilesAt(panels.left, panels.left_inner, first);
+  const TileRows right = TilesAt(panels.right, panels.right_inner, first);
+  if (c.rows == kPanel && c.cols == kPanel) {
+    MultiplyTiles(left, right, slices, c.add, c.data, c.stride);
+    return;
   }
-  _tile_release();
+  alignas(64) float edge[kPanel * kPanel] = {};
+  const size_t bytes = static_cast<size_t>(c.cols) * sizeof(float);
+  for (int64_t r = 0; c.add && r < c.rows; ++r) {
+    std::memcpy(edge + r * kPanel, c.data + r * c.stride, bytes);
+  }
+  MultiplyTiles(left, right, slices, c.add, edge, kPanel);
+  for (int64_t r = 0; r < c.rows; ++r) {
+    std::memcpy(c.data + r * c.stride, edge + r * kPanel, bytes);
+  }
 }
+
+void Begin() {
+  // In memory: the intrinsic does not tell compilers that it reads all of it.
+  static constexpr TileConfig kConfig;
+  _tile_loadconfig(&kConfig);
+}
+
+void End() { _tile_release(); }
 
 }  // namespace
 }  // namespace quantd
@@ -245,7 +256,8 @@ bool KernelGrantsTiles() {
 }  // namespace
 
 const BFloat16Product* AmxBFloat16Product() {
-  static constexpr BFloat16Product kProduct = {"amx", Add};
+  static constexpr BFloat16Product kProduct = {"amx",     kPanel,   kPanel, kSlice, PanelBytes,
+                                               PackPanel, Multiply, Begin,  End};
   static const bool available = ProcessorHasAmx() && KernelGrantsTiles();
   return available ? &kProduct : nullptr;
 }

@@ -7,6 +7,7 @@
 #include <immintrin.h>
 #endif
 
+#include "core/instruction_set.h"
 #include "core/parallel.h"
 #include "kernels/matrix_panels.h"
 
@@ -56,11 +57,9 @@ using TileFunction = void (*)(const float*, const float*, int64_t, float*, int64
 
 TileFunction SelectTile() {
 #if defined(__x86_64__)
-  const bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (fma && wide) return avx512::Tile;
-  if (fma) return avx2::Tile;
+  const InstructionSet found = ThisInstructionSet();
+  if (found == InstructionSet::kAvx512) return avx512::Tile;
+  if (found == InstructionSet::kAvx2) return avx2::Tile;
 #endif
   return baseline::Tile;
 }

@@ -54,7 +54,7 @@ absl::StatusOr<std::unique_ptr<ActivationFile>> ActivationFile::Open(CheckpointS
   if (opened->file_->size() != end + sizeof(Seal64)) return broken;
   uint64_t checksum = 0;
   for (size_t i = 0; i < opened->tokens_.size(); ++i) {
-    ASSIGN_OR_RETURN(const std::vector<float> values, opened->Read(static_cast<int64_t>(i)));
+    ASSIGN_OR_RETURN(const FloatBuffer values, opened->Read(static_cast<int64_t>(i)));
     checksum = Fold(checksum, std::as_bytes(std::span(values)));
   }
   Seal64 seal = {};
@@ -73,13 +73,13 @@ absl::StatusOr<std::unique_ptr<ActivationFile>> ActivationFile::OpenOwn(Checkpoi
       new ActivationFile(std::move(file), std::move(tokens), width));
 }
 
-absl::StatusOr<std::vector<float>> ActivationFile::Read(int64_t sequence) const {
-  std::vector<float> values;
+absl::StatusOr<FloatBuffer> ActivationFile::Read(int64_t sequence) const {
+  FloatBuffer values;
   RETURN_IF_ERROR(Read(sequence, values));
   return values;
 }
 
-absl::Status ActivationFile::Read(int64_t sequence, std::vector<float>& values) const {
+absl::Status ActivationFile::Read(int64_t sequence, FloatBuffer& values) const {
   const auto i = static_cast<size_t>(sequence);
   const uint64_t bytes = begin_[i + 1] - begin_[i];
   values.resize(bytes / sizeof(float));

@@ -42,8 +42,8 @@ class ActivationFile {
                                                                  std::vector<int64_t> tokens,
                                                                  int64_t width);
 
-  absl::StatusOr<std::vector<float>> Read(int64_t sequence) const;
-  absl::Status Read(int64_t sequence, std::vector<float>& values) const;
+  absl::StatusOr<FloatBuffer> Read(int64_t sequence) const;
+  absl::Status Read(int64_t sequence, FloatBuffer& values) const;
   const std::vector<int64_t>& tokens() const { return tokens_; }
 
  private:
@@ -58,26 +58,29 @@ class ActivationFile {
 // what the block made of it before it was quantized.
 class BlockActivations final : public BlockInputs {
  public:
-  BlockActivations(std::unique_ptr<ActivationFile> inputs, std::unique_ptr<ActivationFile> original)
-      : inputs_(std::move(inputs)), original_(std::move(original)) {}
+  BlockActivations(CheckpointSink& sink, std::unique_ptr<ActivationFile> inputs,
+                   std::unique_ptr<ActivationFile> original)
+      : sink_(sink), inputs_(std::move(inputs)), original_(std::move(original)) {}
   int64_t sequences() const override { return static_cast<int64_t>(inputs_->tokens().size()); }
   int64_t tokens(int64_t sequence) const override {
     return inputs_->tokens()[static_cast<size_t>(sequence)];
   }
-  absl::StatusOr<std::vector<float>> Read(int64_t sequence, bool original) const override {
+  absl::StatusOr<FloatBuffer> Read(int64_t sequence, bool original) const override {
     return (original && original_ != nullptr ? original_ : inputs_)->Read(sequence);
   }
-  absl::Status Read(int64_t sequence, bool original, std::vector<float>& values) const {
+  absl::Status Read(int64_t sequence, bool original, FloatBuffer& values) const {
     return (original && original_ != nullptr ? original_ : inputs_)->Read(sequence, values);
   }
+  SequenceStore Store(const std::string& name) const override { return SequenceStore(sink_, name); }
   // FAILED_PRECONDITION before SetTargets.
-  absl::StatusOr<std::vector<float>> ReadTarget(int64_t sequence) const override {
+  absl::StatusOr<FloatBuffer> ReadTarget(int64_t sequence) const override {
     if (targets_ == nullptr) return absl::FailedPreconditionError("the block has no targets");
     return targets_->Read(sequence);
   }
   void SetTargets(std::unique_ptr<ActivationFile> targets) { targets_ = std::move(targets); }
 
  private:
+  CheckpointSink& sink_;
   std::unique_ptr<ActivationFile> inputs_, original_, targets_;
 };
 

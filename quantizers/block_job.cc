@@ -125,7 +125,7 @@ absl::Status BlockJob::OpenNext(int64_t next) {
   if (spec_.both_inputs) {
     ASSIGN_OR_RETURN(original, ActivationFile::Open(sink_, InputsName(next, true), tokens_, width));
   }
-  inputs_ = std::make_unique<BlockActivations>(std::move(inputs), std::move(original));
+  inputs_ = std::make_unique<BlockActivations>(sink_, std::move(inputs), std::move(original));
   for (const bool which : {false, true}) {
     const std::string name = InputsName(next - 1, which);
     const std::vector<std::string> files = sink_.ScratchFiles();
@@ -252,8 +252,11 @@ absl::Status BlockJob::TuneBlock(CalibratedBlock& block, int64_t index, Results&
     const PlannedParameter& parameter = *Find(module);
     ASSIGN_OR_RETURN(const Tensor weight, job_.ReadPlain(parameter));
     if (solved.samples != nullptr) {
-      solved.layer.output_error =
-          OutputError(weight, solved.tensor, solved.samples->View().samples);
+      const auto error = OutputError(weight, solved.tensor, solved.samples->View().samples,
+                                     [this] { return job_.stopping(); });
+      if (absl::IsCancelled(error.status())) return job_.Stopped();
+      RETURN_IF_ERROR(error.status());
+      solved.layer.output_error = *error;
     }
     WritePlainRows(solved.tensor, block.Parameter(parameter.source.name));
   }
@@ -291,8 +294,10 @@ absl::Status BlockJob::WriteBlock(CalibratedBlock& block, int64_t index, const R
             *parameter, of.rescaled.bytes.empty() ? weight : of.rescaled, of.tensor, of.layer));
       }
     } else {
-      ASSIGN_OR_RETURN(const Tensor tensor, Kept(block, *parameter));
-      if (!sink_.IsComplete(*parameter)) RETURN_IF_ERROR(job_.Keep(*parameter, tensor));
+      ASSIGN_OR_RETURN(Tensor tensor, Kept(block, *parameter));
+      if (!sink_.IsComplete(*parameter)) {
+        RETURN_IF_ERROR(job_.Keep(*parameter, Share(std::move(tensor))));
+      }
     }
     RETURN_IF_ERROR(job_.Done(*parameter));
   }
@@ -302,7 +307,7 @@ absl::Status BlockJob::WriteBlock(CalibratedBlock& block, int64_t index, const R
 absl::Status BlockJob::RunThrough(CalibratedBlock& block, const std::string& name, bool original) {
   ASSIGN_OR_RETURN(ActivationWriter file, ActivationWriter::Create(sink_, name));
   for (int64_t s = 0; s < inputs_->sequences(); ++s) {
-    ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs_->Read(s, original));
+    ASSIGN_OR_RETURN(const FloatBuffer hidden, inputs_->Read(s, original));
     const BlockPass pass = block.Run(BlockValue::kInput, hidden, BlockValue::kOutput);
     if (job_.stopping()) return job_.Stopped();
     RETURN_IF_ERROR(file.Append(pass[BlockValue::kOutput]));

@@ -56,8 +56,8 @@ class BlockJob {
                            std::shared_ptr<InputStatistics> samples, Results& results);
   absl::Status SolveTogether(CalibratedBlock& block, Results& results);
   // The errors of a solved matrix on inputs of its linear, for the report and the progress.
-  void Measure(const BlockLinear& linear, const TensorView& weight, std::span<const float> rows,
-               Solved& of);
+  absl::Status Measure(const BlockLinear& linear, const TensorView& weight,
+                       std::span<const float> rows, Solved& of);
   // Errors of matrices that were solved together, on inputs of the unquantized block.
   absl::Status MeasureTogether(CalibratedBlock& block, Results& results);
   // The outputs of the block as it is, for the tuner.

@@ -14,9 +14,12 @@ std::string WeightOf(const std::string& module) { return absl::StrCat(module, ".
 
 }  // namespace
 
-void BlockJob::Measure(const BlockLinear& linear, const TensorView& weight,
-                       std::span<const float> rows, Solved& of) {
-  const OutputErrors errors = OutputErrorsOf(weight, of.tensor, rows);
+absl::Status BlockJob::Measure(const BlockLinear& linear, const TensorView& weight,
+                               std::span<const float> rows, Solved& of) {
+  const auto measured = OutputErrorsOf(weight, of.tensor, rows, [this] { return job_.stopping(); });
+  if (absl::IsCancelled(measured.status())) return job_.Stopped();
+  RETURN_IF_ERROR(measured.status());
+  const OutputErrors& errors = *measured;
   of.layer.output_error = errors.quantized;
   of.layer.rounding_error = errors.rounded;
   job_.Tell([&](QuantizeProgress& progress) {
@@ -24,10 +27,12 @@ void BlockJob::Measure(const BlockLinear& linear, const TensorView& weight,
     progress.output_error = errors.quantized;
     progress.rounding_error = errors.rounded;
   });
+  return absl::OkStatus();
 }
 
 absl::Status BlockJob::MeasureTogether(CalibratedBlock& block, Results& results) {
   for (auto& [module, of] : results) {
+    if (job_.stopping()) return job_.Stopped();
     ASSIGN_OR_RETURN(const Tensor source, job_.ReadPlain(*Find(module)));
     const std::span<float> now = block.Parameter(WeightOf(module));
     if (solver_->rescales()) {
@@ -38,7 +43,7 @@ absl::Status BlockJob::MeasureTogether(CalibratedBlock& block, Results& results)
   }
   std::map<BlockValue, std::vector<float>> samples;
   for (int64_t s = 0, tokens = 0; s < inputs_->sequences() && tokens < kErrorTokens; ++s) {
-    ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs_->Read(s, false));
+    ASSIGN_OR_RETURN(const FloatBuffer hidden, inputs_->Read(s, false));
     tokens += inputs_->tokens(s);
     const BlockPass pass = block.Run(BlockValue::kInput, hidden, BlockValue::kOutput);
     if (job_.stopping()) return job_.Stopped();
@@ -51,13 +56,13 @@ absl::Status BlockJob::MeasureTogether(CalibratedBlock& block, Results& results)
     const auto found = results.find(linear.module);
     if (found == results.end()) continue;
     Solved& of = found->second;
-    const Tensor weight = TensorOf<float>(DType::kF32, {linear.rows, linear.cols},
-                                          block.Parameter(WeightOf(linear.module)));
+    const std::span<const float> now = block.Parameter(WeightOf(linear.module));
+    const TensorView weight{DType::kF32, {linear.rows, linear.cols}, std::as_bytes(now)};
     const std::span<const float> rows =
         std::span<const float>(samples.at(linear.input))
             .first(std::min(samples.at(linear.input).size(),
                             static_cast<size_t>(kErrorTokens * linear.cols)));
-    Measure(linear, weight, rows, of);
+    RETURN_IF_ERROR(Measure(linear, weight, rows, of));
   }
   return absl::OkStatus();
 }

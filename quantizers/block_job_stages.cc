@@ -120,7 +120,7 @@ absl::Status BlockJob::SolveLinear(CalibratedBlock& block, const BlockLinear& li
   solved.tensor = *std::move(quantized);
   if (job_.stopping()) return job_.Stopped();
   WritePlainRows(solved.tensor, block.Parameter(parameter.source.name));
-  Measure(linear, weight, samples->View().samples, solved);
+  RETURN_IF_ERROR(Measure(linear, weight, samples->View().samples, solved));
   solved.samples = std::move(samples);
   return absl::OkStatus();
 }

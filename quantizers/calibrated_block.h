@@ -12,9 +12,11 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "core/float_buffer.h"
 #include "core/quantized_tensor.h"
 #include "core/status.h"
 #include "quantizers/scheme.h"
+#include "quantizers/sequence_store.h"
 
 namespace quantd {
 
@@ -36,13 +38,14 @@ inline constexpr int kBlockValues = 9;
 // The values of one sequence that a run computed, float32 [tokens, width].
 struct BlockPass {
   int64_t tokens = 0;
-  std::array<std::vector<float>, kBlockValues> values;  // by BlockValue; empty: not computed
-  // For Backward: q and k after the rotation, v, gate and up before the activation (gate is the
-  // only one of encoders), and what the last norm of encoders reads.
-  std::vector<float> q, k, v, gate, up, after_mlp;
+  std::array<FloatBuffer, kBlockValues> values;  // by BlockValue; empty: not computed
+  // For Backward: q and k after the rotation, v, the two numbers that make attention's weights of
+  // its scores [heads, tokens, 2], gate and up before the activation (gate is the only one of
+  // encoders), and what the last norm of encoders reads.
+  FloatBuffer q, k, v, softmax, gate, up, after_mlp;
 
-  std::vector<float>& operator[](BlockValue value) { return values[static_cast<size_t>(value)]; }
-  const std::vector<float>& operator[](BlockValue value) const {
+  FloatBuffer& operator[](BlockValue value) { return values[static_cast<size_t>(value)]; }
+  const FloatBuffer& operator[](BlockValue value) const {
     return values[static_cast<size_t>(value)];
   }
 };
@@ -56,7 +59,7 @@ struct BlockLinear {
 
 // Sums of d loss / d parameter over the calls of Backward, as large as the parameter: of weights by
 // module (linears and norms), of biases by the module and ".bias".
-using BlockGradients = std::map<std::string, std::vector<float>>;
+using BlockGradients = std::map<std::string, FloatBuffer>;
 
 // The hidden states that enter a block.
 class BlockInputs {
@@ -66,10 +69,11 @@ class BlockInputs {
   virtual int64_t tokens(int64_t sequence) const = 0;
   // [tokens, hidden]. `original`: as they are in the model that nothing was quantized in (only
   // where the recipe asks for both).
-  virtual absl::StatusOr<std::vector<float>> Read(int64_t sequence,
-                                                  bool original = false) const = 0;
+  virtual absl::StatusOr<FloatBuffer> Read(int64_t sequence, bool original = false) const = 0;
+  // Room for values of every sequence. No two at a time of one name.
+  virtual SequenceStore Store(const std::string& name) const = 0;
   // What the original block makes of Read(sequence), [tokens, hidden]; for a BlockTuner.
-  virtual absl::StatusOr<std::vector<float>> ReadTarget(int64_t sequence) const = 0;
+  virtual absl::StatusOr<FloatBuffer> ReadTarget(int64_t sequence) const = 0;
 };
 
 class CalibratedBlock {
@@ -98,9 +102,10 @@ class CalibratedBlock {
   // what it lacks are empty, their memory is used.
   virtual void Continue(BlockPass& pass, BlockValue until) = 0;
 
-  // From now on linears and attention multiply operands rounded to bfloat16, forward and backward, or float32 as
-  // at first. For training by the signs of gradients: many times as fast on some processors, the
-  // same bits on all.
+  // From now on linears and attention multiply operands rounded to bfloat16, forward and backward,
+  // or float32 as at first. For training by the signs of gradients: many times as fast on some
+  // processors, the same bits on all. A weight that Parameter gave is laid out by the next run:
+  // what is written to it after that needs Parameter again.
   virtual void SetBFloat16(bool on) = 0;
 
   // Adds the gradients of a loss whose gradient by kOutput is `output`, [tokens, hidden], for every

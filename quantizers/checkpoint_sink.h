@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/shared_tensor.h"
 #include "core/status.h"
 #include "quantizers/method.h"
 #include "quantizers/model_source.h"
@@ -45,9 +46,12 @@ struct JobPlan {
 class CheckpointSink {
  public:
   virtual ~CheckpointSink() = default;
+  // By an earlier run.
   virtual bool IsComplete(const PlannedParameter& parameter) const = 0;
   // `note`, one line of printable ASCII, is kept beside the parameter's entry in the journal.
-  virtual absl::Status WritePlain(const PlannedParameter& parameter, const TensorView& tensor,
+  // It may be written later, on another thread, and the source must still be there then; errors
+  // come with a later call, of Finish at the latest.
+  virtual absl::Status WritePlain(const PlannedParameter& parameter, SharedTensor tensor,
                                   absl::string_view note) = 0;
   virtual absl::Status WriteQuantized(const PlannedParameter& parameter,
                                       const QuantizedTensor& weight, absl::string_view note) = 0;
@@ -65,6 +69,9 @@ class CheckpointSink {
   // Leaves what is there for a resume.
   virtual absl::Status Suspend() = 0;
 };
+
+// Bytes that may wait to be written: as much as the largest tensor of the source.
+uint64_t WriteLimit(const JobPlan& plan);
 
 absl::StatusOr<std::unique_ptr<CheckpointSink>> CreateFolderSink(
     std::shared_ptr<const ModelRoot> root, const JobPlan& plan, const OutputOptions& options);

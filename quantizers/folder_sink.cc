@@ -6,6 +6,7 @@
 #include "formats/huggingface/checkpoint_folder.h"
 #include "quantizers/checkpoint_sink.h"
 #include "quantizers/parameter_names.h"
+#include "quantizers/work_queue.h"
 
 namespace quantd {
 namespace {
@@ -15,33 +16,45 @@ constexpr char kScratch[] = "calibration.";
 class FolderSink final : public CheckpointSink {
  public:
   FolderSink(const JobPlan& plan, std::unique_ptr<CheckpointFolderWriter> writer)
-      : plan_(plan), writer_(std::move(writer)) {}
+      : plan_(plan), writer_(std::move(writer)), writes_(WriteLimit(plan)) {}
 
   bool IsComplete(const PlannedParameter& parameter) const override {
-    return writer_->IsComplete(parameter.source.name);
+    return EarlierNote(parameter).has_value();
   }
 
   std::optional<std::string> EarlierNote(const PlannedParameter& parameter) const override {
     return writer_->EarlierNote(parameter.source.name);
   }
 
-  absl::Status WritePlain(const PlannedParameter& parameter, const TensorView& tensor,
+  absl::Status WritePlain(const PlannedParameter& parameter, SharedTensor tensor,
                           absl::string_view note) override {
-    RETURN_IF_ERROR(writer_->Add(parameter.source.name, tensor));
-    return writer_->CompleteGroup(parameter.source.name, note);
+    const size_t bytes = tensor.view.bytes.size();
+    return writes_.Add(bytes, [this, name = parameter.source.name, tensor = std::move(tensor),
+                               note = std::string(note)] {
+      const absl::Status added = writer_->Add(name, tensor.view);
+      RETURN_IF_ERROR(tensor.CheckIntact());
+      RETURN_IF_ERROR(added);
+      return writer_->CompleteGroup(name, note);
+    });
   }
 
   absl::Status WriteQuantized(const PlannedParameter& parameter, const QuantizedTensor& weight,
                               absl::string_view note) override {
-    ASSIGN_OR_RETURN(const std::vector<NamedTensor> tensors, plan_.codec->Encode(weight));
-    const std::string module = SplitParameterName(parameter.source.name).module;
-    for (const NamedTensor& named : tensors) {
-      RETURN_IF_ERROR(writer_->Add(absl::StrCat(module, ".", named.name), named.tensor));
-    }
-    return writer_->CompleteGroup(parameter.source.name, note);
+    ASSIGN_OR_RETURN(std::vector<NamedTensor> tensors, plan_.codec->Encode(weight));
+    size_t bytes = 0;
+    for (const NamedTensor& named : tensors) bytes += named.tensor.bytes.size();
+    return writes_.Add(bytes, [this, name = parameter.source.name, tensors = std::move(tensors),
+                               note = std::string(note)] {
+      const std::string module = SplitParameterName(name).module;
+      for (const NamedTensor& named : tensors) {
+        RETURN_IF_ERROR(writer_->Add(absl::StrCat(module, ".", named.name), named.tensor));
+      }
+      return writer_->CompleteGroup(name, note);
+    });
   }
 
   absl::StatusOr<uint64_t> Finish() override {
+    RETURN_IF_ERROR(writes_.Wait());
     for (const auto& [name, content] : plan_.side_files) {
       RETURN_IF_ERROR(writer_->WriteSideFile(name, content));
     }
@@ -49,7 +62,10 @@ class FolderSink final : public CheckpointSink {
     return writer_->Finish(config_json);
   }
 
-  absl::Status Suspend() override { return writer_->Suspend(); }
+  absl::Status Suspend() override {
+    RETURN_IF_ERROR(writes_.Wait());
+    return writer_->Suspend();
+  }
 
   absl::StatusOr<std::unique_ptr<OutputFile>> CreateScratch(absl::string_view name) override {
     ASSIGN_OR_RETURN(std::unique_ptr<OutputFile> file,
@@ -83,6 +99,7 @@ class FolderSink final : public CheckpointSink {
 
   const JobPlan& plan_;
   std::unique_ptr<CheckpointFolderWriter> writer_;
+  WorkQueue writes_;  // bytes; after writer_, which they use
 };
 
 std::map<std::string, std::string> HeaderTexts(const JobPlan& plan) {
@@ -126,6 +143,14 @@ bool HasIndexFile(const JobPlan& plan) {
 }
 
 }  // namespace
+
+uint64_t WriteLimit(const JobPlan& plan) {
+  uint64_t limit = uint64_t{64} << 20;
+  for (const PlannedParameter& parameter : plan.parameters) {
+    limit = std::max(limit, parameter.source.stored_bytes);
+  }
+  return limit;
+}
 
 absl::StatusOr<std::unique_ptr<OutputFile>> CheckpointSink::CreateScratch(absl::string_view) {
   return absl::UnimplementedError("this output has no place for files of a job");

@@ -92,6 +92,14 @@ class FolderSource final : public ModelSource {
     return tensor;
   }
 
+  std::optional<SharedTensor> Lend(absl::string_view name) const override {
+    const auto found = index_.find(std::string(name));
+    if (found == index_.end() || parameters_[found->second].is_quantized) return std::nullopt;
+    absl::StatusOr<SharedTensor> lent = folder_->Lend(name);
+    if (!lent.ok()) return std::nullopt;  // Read says why
+    return *std::move(lent);
+  }
+
   std::string quantization() const override {
     return codec_ ? std::string(codec_->quant_method()) : "none";
   }

@@ -7,6 +7,7 @@
 #include "formats/atomic_output.h"
 #include "quantizers/checkpoint_sink.h"
 #include "quantizers/codecs/gguf/blocks.h"
+#include "quantizers/work_queue.h"
 
 namespace quantd {
 namespace {
@@ -28,7 +29,7 @@ std::string JournalHead(const JobPlan& plan) {
 class GgufSink final : public CheckpointSink {
  public:
   GgufSink(const JobPlan& plan, std::unique_ptr<AtomicOutput> output)
-      : plan_(plan), output_(std::move(output)) {}
+      : plan_(plan), output_(std::move(output)), writes_(WriteLimit(plan)) {}
 
   absl::Status Open(const std::string& name, bool resume) {
     if (resume) RETURN_IF_ERROR(ReadJournal());
@@ -59,19 +60,31 @@ class GgufSink final : public CheckpointSink {
     return found == earlier_notes_.end() ? std::nullopt : std::optional(found->second);
   }
 
-  absl::Status WritePlain(const PlannedParameter& parameter, const TensorView& tensor,
+  absl::Status WritePlain(const PlannedParameter& parameter, SharedTensor tensor,
                           absl::string_view note) override {
-    return Write(parameter, tensor.bytes, note);
+    const size_t bytes = tensor.view.bytes.size();
+    return writes_.Add(
+        bytes, [this, &parameter, tensor = std::move(tensor), note = std::string(note)] {
+          const absl::Status added = writer_->Add(parameter.gguf_name, tensor.view.bytes);
+          RETURN_IF_ERROR(tensor.CheckIntact());
+          RETURN_IF_ERROR(added);
+          return Complete(parameter, note);
+        });
   }
 
   absl::Status WriteQuantized(const PlannedParameter& parameter, const QuantizedTensor& weight,
                               absl::string_view note) override {
-    ASSIGN_OR_RETURN(const std::vector<std::byte> blocks,
-                     EncodeGgufBlocks(parameter.gguf_type, weight));
-    return Write(parameter, blocks, note);
+    ASSIGN_OR_RETURN(std::vector<std::byte> blocks, EncodeGgufBlocks(parameter.gguf_type, weight));
+    const size_t bytes = blocks.size();
+    return writes_.Add(bytes,
+                       [this, &parameter, blocks = std::move(blocks), note = std::string(note)] {
+                         RETURN_IF_ERROR(writer_->Add(parameter.gguf_name, blocks));
+                         return Complete(parameter, note);
+                       });
   }
 
   absl::StatusOr<uint64_t> Finish() override {
+    RETURN_IF_ERROR(writes_.Wait());
     RETURN_IF_ERROR(writer_->Finish());
     journal_.reset();
     RETURN_IF_ERROR(output_->RemoveFile(kJournal));
@@ -80,6 +93,7 @@ class GgufSink final : public CheckpointSink {
   }
 
   absl::Status Suspend() override {
+    RETURN_IF_ERROR(writes_.Wait());
     RETURN_IF_ERROR(FlushJournal());
     output_->KeepPartial();
     return absl::OkStatus();
@@ -115,9 +129,7 @@ class GgufSink final : public CheckpointSink {
     return writer_->Add(kRopeFrequencies, std::as_bytes(std::span(plan_.rope_frequency_divisors)));
   }
 
-  absl::Status Write(const PlannedParameter& parameter, std::span<const std::byte> bytes,
-                     absl::string_view note) {
-    RETURN_IF_ERROR(writer_->Add(parameter.gguf_name, bytes));
+  absl::Status Complete(const PlannedParameter& parameter, absl::string_view note) {
     absl::StrAppend(&pending_lines_, parameter.gguf_name, "\t", note, "\n");
     if (std::chrono::steady_clock::now() - last_flush_ < kFlushInterval) return absl::OkStatus();
     return FlushJournal();
@@ -164,6 +176,7 @@ class GgufSink final : public CheckpointSink {
   std::chrono::steady_clock::time_point last_flush_ = std::chrono::steady_clock::now();
   uint64_t journal_size_ = 0;
   uint64_t bytes_ = 0;
+  WorkQueue writes_;  // bytes; last, because they use the others
 };
 
 }  // namespace

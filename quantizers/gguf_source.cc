@@ -57,6 +57,19 @@ class GgufSource final : public ModelSource {
     return PermuteRows(std::move(weight), RowOrderToHf(config_, name));
   }
 
+  std::optional<SharedTensor> Lend(absl::string_view name) const override {
+    const auto found = tensors_.find(std::string(name));
+    if (found == tensors_.end() || !RowOrderToHf(config_, name).empty()) return std::nullopt;
+    const GgufTensorInfo& tensor = *found->second;
+    const std::optional<DType> dtype = PlainDTypeOf(tensor.type);
+    if (!dtype) return std::nullopt;
+    absl::StatusOr<SharedTensor> lent = reader_->Lend(tensor.name);
+    if (!lent.ok()) return std::nullopt;  // Read says why
+    lent->view.dtype = *dtype;
+    lent->view.shape = tensor.shape;
+    return *std::move(lent);
+  }
+
   std::string quantization() const override {
     bool any = false;
     for (const SourceParameter& parameter : parameters_) any |= parameter.is_quantized;
@@ -68,8 +81,9 @@ class GgufSource final : public ModelSource {
 
  private:
   absl::StatusOr<Weight> Decode(const GgufTensorInfo& tensor) const {
-    ASSIGN_OR_RETURN(const std::vector<std::byte> blocks, reader_->Read(tensor.name));
-    auto weight = DecodeGgufBlocks(tensor.type, tensor.shape, blocks);
+    ASSIGN_OR_RETURN(const SharedTensor blocks, reader_->Lend(tensor.name));
+    auto weight = DecodeGgufBlocks(tensor.type, tensor.shape, blocks.view.bytes);
+    RETURN_IF_ERROR(blocks.CheckIntact());
     if (!weight.ok()) {
       return absl::Status(weight.status().code(),
                           absl::StrCat("tensor ", tensor.name, ": ", weight.status().message()));

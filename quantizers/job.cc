@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "formats/mapped_file.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
 #include "quantizers/parameter_names.h"
 #include "quantizers/parameter_record.h"
@@ -17,6 +18,9 @@ namespace quantd {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr uint64_t kReadAheadBytes = uint64_t{64} << 20;  // at least one parameter
+constexpr size_t kReadPiece = size_t{1} << 20;
 
 uint64_t PeakResidentBytes() {
   std::ifstream status("/proc/self/status");
@@ -71,6 +75,7 @@ absl::StatusOr<QuantizeReport> Job::Run(const std::function<absl::Status()>& blo
   for (const PlannedParameter& parameter : plan_.parameters) {
     if (blocks && parameter.layer >= 0) continue;
     if (stopping()) return Stopped();
+    if (!blocks) ReadAheadOf(parameter);
     RETURN_IF_ERROR(Process(parameter));
   }
   if (blocks) RETURN_IF_ERROR(blocks());
@@ -94,16 +99,57 @@ absl::Status Job::Process(const PlannedParameter& parameter) {
     RETURN_IF_ERROR(CopyBlocks(parameter, std::move(weight)));
     return Done(parameter);
   }
-  ASSIGN_OR_RETURN(const Tensor tensor, ReadPlain(parameter));
-  RETURN_IF_ERROR(parameter.scheme ? Quantize(parameter, tensor) : Keep(parameter, tensor));
+  ASSIGN_OR_RETURN(SharedTensor tensor, LendPlain(parameter));
+  RETURN_IF_ERROR(parameter.scheme ? Quantize(parameter, tensor)
+                                   : Keep(parameter, std::move(tensor)));
   return Done(parameter);
 }
 
+void Job::ReadAheadOf(const PlannedParameter& parameter) {
+  const auto& parameters = plan_.parameters;
+  uint64_t ahead = 0;
+  for (auto i = static_cast<size_t>(&parameter - parameters.data()) + 1;
+       i < parameters.size() && ahead < kReadAheadBytes; ++i) {
+    ahead += parameters[i].source.stored_bytes;
+    if (i < next_to_read_) continue;
+    next_to_read_ = i + 1;
+    std::optional<SharedTensor> lent = source_.Lend(parameters[i].source.name);
+    if (!lent || sink_.IsComplete(parameters[i])) continue;
+    // Of a file that cannot be read the job hears when it reads itself.
+    (void)reader_.Add(1, [this, lent = *std::move(lent)] {
+      std::span<const std::byte> left = lent.view.bytes;
+      while (!left.empty() && !reader_.stopping()) {
+        const size_t size = std::min(kReadPiece, left.size());
+        ReadAhead(left.first(size));
+        left = left.subspan(size);
+      }
+      return absl::OkStatus();
+    });
+  }
+}
+
 absl::StatusOr<Tensor> Job::ReadPlain(const PlannedParameter& parameter) {
-  const std::string& name = parameter.source.name;
-  ASSIGN_OR_RETURN(Weight weight, source_.Read(name));
-  RETURN_IF_ERROR(CheckCanBePlain(name, weight, HasBias(source_, name)));
-  Tensor tensor = ToPlain(std::move(weight), ConversionDType(parameter));
+  ASSIGN_OR_RETURN(const SharedTensor tensor, LendPlain(parameter));
+  Tensor copy = ToPlain(CopyOf(tensor.view), ConversionDType(parameter));
+  RETURN_IF_ERROR(tensor.CheckIntact());
+  return copy;
+}
+
+absl::Status Job::Fetch(std::span<const std::byte> bytes) const {
+  while (!bytes.empty()) {
+    if (control_.cancel) return absl::CancelledError("the operation was cancelled");
+    const size_t size = std::min(kReadPiece, bytes.size());
+    Populate(bytes.first(size));
+    bytes = bytes.subspan(size);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SharedTensor> Job::LendPlain(const PlannedParameter& parameter) {
+  ASSIGN_OR_RETURN(SharedTensor tensor,
+                   quantd::ReadPlain(source_, parameter.source.name, ConversionDType(parameter),
+                                     parameter.scheme, [this] { return control_.cancel.load(); }));
+  RETURN_IF_ERROR(Fetch(tensor.view.bytes));
   ASSIGN_OR_RETURN(tensor, Reorder(parameter, std::move(tensor)));
   RETURN_IF_ERROR(CheckValues(parameter, tensor));
   return tensor;
@@ -143,28 +189,35 @@ absl::Status Job::CopyBlocks(const PlannedParameter& parameter, Weight weight) {
   return sink_.WriteQuantized(parameter, blocks, note);
 }
 
-absl::StatusOr<Tensor> Job::Reorder(const PlannedParameter& parameter, Tensor tensor) const {
+absl::StatusOr<SharedTensor> Job::Reorder(const PlannedParameter& parameter,
+                                          SharedTensor tensor) const {
   if (parameter.gguf_name.empty()) return tensor;
   const std::vector<int64_t> order = RowOrderToGguf(source_.config(), parameter.source.name);
   if (order.empty()) return tensor;
-  ASSIGN_OR_RETURN(Weight permuted, PermuteRows(Weight(std::move(tensor)), order));
-  return std::get<Tensor>(std::move(permuted));
+  ASSIGN_OR_RETURN(Weight permuted, PermuteRows(Weight(CopyOf(tensor.view)), order));
+  RETURN_IF_ERROR(tensor.CheckIntact());
+  return Share(std::get<Tensor>(std::move(permuted)));
 }
 
-absl::Status Job::CheckValues(const PlannedParameter& parameter, Tensor& tensor) {
-  if (!options_.zero_nonfinite) return CheckFinite(parameter.source.name, tensor);
-  if (!InfoOf(tensor.dtype).is_float) return absl::OkStatus();
-  if (const int64_t zeroed = ZeroNonFinite(tensor); zeroed > 0) {
-    Warn(absl::StrCat(parameter.source.name, ": ", zeroed, " non-finite values set to 0"));
-  }
+absl::Status Job::CheckValues(const PlannedParameter& parameter, SharedTensor& tensor) {
+  const DType dtype = ConversionDType(parameter);
+  const std::string& name = parameter.source.name;
+  const absl::Status finite = CheckFinite(name, tensor.view, dtype);
+  if (finite.ok()) return absl::OkStatus();
+  Tensor copy = ToPlain(CopyOf(tensor.view), dtype);
+  RETURN_IF_ERROR(tensor.CheckIntact());
+  if (!options_.zero_nonfinite) return finite;
+  Warn(absl::StrCat(name, ": ", ZeroNonFinite(copy), " non-finite values set to 0"));
+  tensor = Share(std::move(copy));
   return absl::OkStatus();
 }
 
-absl::Status Job::Quantize(const PlannedParameter& parameter, const Tensor& tensor) {
+absl::Status Job::Quantize(const PlannedParameter& parameter, const SharedTensor& tensor) {
   SolverControl solver{.stopped = [this] { return stopping(); }, .warnings = {}};
   InputStats inputs = parameter.inputs;
   inputs.control = &solver;
-  const absl::StatusOr<QuantizedTensor> quantized = parameter.scheme->Quantize(tensor, &inputs);
+  const absl::StatusOr<QuantizedTensor> quantized =
+      parameter.scheme->Quantize(tensor.view, &inputs);
   for (const std::string& warning : solver.warnings) {
     Warn(absl::StrCat(parameter.source.name, ": ", warning));
   }
@@ -173,11 +226,13 @@ absl::Status Job::Quantize(const PlannedParameter& parameter, const Tensor& tens
     return absl::Status(quantized.status().code(),
                         absl::StrCat(parameter.source.name, ": ", quantized.status().message()));
   }
-  return WriteQuantized(parameter, tensor, *quantized);
+  RETURN_IF_ERROR(tensor.CheckIntact());
+  return WriteQuantized(parameter, tensor.view, *quantized);
 }
 
-absl::Status Job::WriteQuantized(const PlannedParameter& parameter, const Tensor& weight,
+absl::Status Job::WriteQuantized(const PlannedParameter& parameter, const TensorView& weight,
                                  const QuantizedTensor& quantized, LayerReport layer) {
+  if (control_.cancel) return Stopped();
   progress_.relative_error = RelativeError(weight, quantized);
   layer.scheme = parameter.scheme->Describe();
   layer.rows = quantized.rows;
@@ -187,14 +242,15 @@ absl::Status Job::WriteQuantized(const PlannedParameter& parameter, const Tensor
   return sink_.WriteQuantized(parameter, quantized, Report(parameter, std::move(layer)));
 }
 
-absl::Status Job::Keep(const PlannedParameter& parameter, const Tensor& tensor) {
-  const int64_t rows = tensor.shape.empty() ? 1 : tensor.shape[0];
-  const std::string note = Report(
-      parameter, {.scheme = absl::StrCat("kept (", InfoOf(tensor.dtype).safetensors_name, ")"),
-                  .rows = rows,
-                  .cols = rows > 0 ? tensor.view().elements() / rows : 0,
-                  .bits_per_weight = 8.0 * SizeOf(tensor.dtype)});
-  return sink_.WritePlain(parameter, tensor, note);
+absl::Status Job::Keep(const PlannedParameter& parameter, SharedTensor tensor) {
+  const TensorView& view = tensor.view;
+  const int64_t rows = view.shape.empty() ? 1 : view.shape[0];
+  const std::string note =
+      Report(parameter, {.scheme = absl::StrCat("kept (", InfoOf(view.dtype).safetensors_name, ")"),
+                         .rows = rows,
+                         .cols = rows > 0 ? view.elements() / rows : 0,
+                         .bits_per_weight = 8.0 * SizeOf(view.dtype)});
+  return sink_.WritePlain(parameter, std::move(tensor), note);
 }
 
 std::string Job::Report(const PlannedParameter& parameter, LayerReport layer) {

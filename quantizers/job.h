@@ -2,9 +2,11 @@
 #ifndef QUANTD_QUANTIZERS_JOB_H_
 #define QUANTD_QUANTIZERS_JOB_H_
 
+#include "core/shared_tensor.h"
 #include "core/status.h"
 #include "quantizers/checkpoint_sink.h"
 #include "quantizers/pipeline.h"
+#include "quantizers/work_queue.h"
 
 namespace quantd {
 
@@ -23,9 +25,9 @@ class Job {
   absl::Status Stopped();
   // The parameter as a plain tensor of the dtype that its scheme sees or it is kept in; checked.
   absl::StatusOr<Tensor> ReadPlain(const PlannedParameter& parameter);
-  absl::Status WriteQuantized(const PlannedParameter& parameter, const Tensor& weight,
+  absl::Status WriteQuantized(const PlannedParameter& parameter, const TensorView& weight,
                               const QuantizedTensor& quantized, LayerReport layer = {});
-  absl::Status Keep(const PlannedParameter& parameter, const Tensor& tensor);
+  absl::Status Keep(const PlannedParameter& parameter, SharedTensor tensor);
   // Counts it and tells the progress.
   absl::Status Done(const PlannedParameter& parameter);
   // Texts that were given before are passed over.
@@ -34,11 +36,18 @@ class Job {
   void Tell(const std::function<void(QuantizeProgress&)>& change);
 
  private:
+  // As ReadPlain, where it lies, and unconverted if the scheme converts it itself.
+  absl::StatusOr<SharedTensor> LendPlain(const PlannedParameter& parameter);
+  // Has bytes that lie in a file read from the disk; CANCELLED in the middle of it.
+  absl::Status Fetch(std::span<const std::byte> bytes) const;
   absl::Status Process(const PlannedParameter& parameter);
   absl::Status CopyBlocks(const PlannedParameter& parameter, Weight weight);
-  absl::StatusOr<Tensor> Reorder(const PlannedParameter& parameter, Tensor tensor) const;
-  absl::Status CheckValues(const PlannedParameter& parameter, Tensor& tensor);
-  absl::Status Quantize(const PlannedParameter& parameter, const Tensor& tensor);
+  // Has the next parameters read from the disk while `parameter` is worked on.
+  void ReadAheadOf(const PlannedParameter& parameter);
+  absl::StatusOr<SharedTensor> Reorder(const PlannedParameter& parameter,
+                                       SharedTensor tensor) const;
+  absl::Status CheckValues(const PlannedParameter& parameter, SharedTensor& tensor);
+  absl::Status Quantize(const PlannedParameter& parameter, const SharedTensor& tensor);
   // Into the report: a parameter that is about to be written, with the note for the journal that
   // tells a later run the same; one that an earlier run wrote.
   std::string Report(const PlannedParameter& parameter, LayerReport layer);
@@ -56,6 +65,8 @@ class Job {
   size_t noted_warnings_ = 0;  // that the journal has, or that are of this run only
   int64_t unreported_ = 0;     // parameters of earlier runs of which nothing is known
   double error_sum_ = 0, error_weight_ = 0;
+  size_t next_to_read_ = 0;         // the first parameter that is not read ahead
+  WorkQueue reader_{/*limit=*/64};  // parameters
 };
 
 }  // namespace quantd

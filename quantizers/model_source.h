@@ -4,9 +4,11 @@
 #define QUANTD_QUANTIZERS_MODEL_SOURCE_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "core/shared_tensor.h"
 #include "formats/gguf/gguf.h"
 #include "formats/model_config.h"
 #include "formats/model_root.h"
@@ -16,8 +18,8 @@
 namespace quantd {
 
 struct SourceParameter {
-  std::string name;      // "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"
-  Shape shape;           // logical: [out, in] for a matrix, packed or not
+  std::string name;  // "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"
+  Shape shape;       // logical: [out, in] for a matrix, packed or not
   bool is_quantized = false;
   std::string stored_as;  // "BF16", "Q4_K", "nf4 block 64", ...
   uint64_t stored_bytes = 0;
@@ -30,12 +32,16 @@ class ModelSource {
  public:
   virtual ~ModelSource() = default;
   virtual const ModelConfig& config() const = 0;
-  // In the container's order. Every matrix and vector once; tied ones only under the embedding's name.
+  // In the container's order. Every matrix and vector once; tied ones only under the embedding's
+  // name.
   virtual const std::vector<SourceParameter>& parameters() const = 0;
   virtual bool Has(absl::string_view name) const = 0;
   // The parameter as stored: a QuantizedTensor if a codec holds it, else a plain tensor. GGUF's
   // permuted q and k rows are put back into Hugging Face order. NOT_FOUND names it.
   virtual absl::StatusOr<Weight> Read(absl::string_view name) const = 0;
+  // What Read gives, without a copy: where it lies in a mapped file. nullopt when it does not lie
+  // anywhere as it is (quantized, permuted).
+  virtual std::optional<SharedTensor> Lend(absl::string_view name) const { return std::nullopt; }
   // "gguf Q4_1", "bitsandbytes", "none"; for reports.
   virtual std::string quantization() const = 0;
   // Files carried along; a GGUF's tokenizer is in `gguf_metadata` instead.
@@ -44,8 +50,8 @@ class ModelSource {
   virtual uint64_t stored_bytes() const = 0;
 };
 
-// Opens the model `name` of the root: a Hugging Face folder, a folder with one .gguf, or a .gguf file.
-// All headers, configs and shapes are checked here; tensors are read later.
+// Opens the model `name` of the root: a Hugging Face folder, a folder with one .gguf, or a .gguf
+// file. All headers, configs and shapes are checked here; tensors are read later.
 absl::StatusOr<std::unique_ptr<ModelSource>> OpenModelSource(std::shared_ptr<const ModelRoot> root,
                                                              absl::string_view name);
 // The two halves, for tests and tools.

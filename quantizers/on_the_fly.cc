@@ -31,21 +31,20 @@ class QuantizingSource final : public ModelSource {
   bool Has(absl::string_view name) const override { return source_->Has(name); }
 
   absl::StatusOr<Weight> Read(absl::string_view name) const override {
-    ASSIGN_OR_RETURN(Weight weight, source_->Read(name));
     const auto scheme = schemes_.find(std::string(name));
-    if (scheme == schemes_.end()) return weight;
+    if (scheme == schemes_.end()) return source_->Read(name);
     const DType dtype = recipe_->InputDType().value_or(
         recipe_->gguf_policy() != nullptr ? DType::kF32 : config().dtype);
-    RETURN_IF_ERROR(CheckCanBePlain(name, weight, HasBias(*source_, name)));
-    const Tensor plain = ToPlain(std::move(weight), dtype);
-    if (absl::Status status = scheme->second->CheckShape(plain.shape[0], plain.shape[1]);
-        !status.ok()) {
+    ASSIGN_OR_RETURN(const SharedTensor plain, ReadPlain(*source_, name, dtype, scheme->second));
+    const Shape& shape = plain.view.shape;
+    if (absl::Status status = scheme->second->CheckShape(shape[0], shape[1]); !status.ok()) {
       return absl::Status(status.code(),
-                          absl::StrCat(name, " ", ToString(plain.shape), ": ", status.message()));
+                          absl::StrCat(name, " ", ToString(shape), ": ", status.message()));
     }
-    RETURN_IF_ERROR(CheckFinite(name, plain));
+    RETURN_IF_ERROR(CheckFinite(name, plain.view, dtype));
     ASSIGN_OR_RETURN(QuantizedTensor quantized,
-                     scheme->second->Quantize(plain, &stats_.at(scheme->first)));
+                     scheme->second->Quantize(plain.view, &stats_.at(scheme->first)));
+    RETURN_IF_ERROR(plain.CheckIntact());
     return quantized;
   }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "core/float_types.h"
@@ -25,59 +26,6 @@ double SumOfSquares(const std::vector<float>& values) {
     lanes[i - whole] += static_cast<double>(values[i]) * values[i];
   }
   return std::accumulate(lanes, lanes + kLanes, 0.0);
-}
-
-// A matrix beside its source, on inputs.
-class Comparison {
- public:
-  Comparison(const TensorView& weight, std::span<const float> inputs)
-      : rows_(weight.shape[0]),
-        cols_(weight.shape[1]),
-        inputs_(inputs),
-        exact_(static_cast<size_t>(rows_ * cols_)) {
-    ParallelFor(
-        rows_,
-        [&](int64_t row) { LoadFloats(weight, row * cols_, cols_, exact_.data() + row * cols_); },
-        kSecondsPerRow);
-    energy_ = OutputEnergy(exact_);
-  }
-
-  // The error of `approximate(row, exact, out)`, which fills one row.
-  template <class Approximate>
-  double ErrorOf(const Approximate& approximate) const {
-    if (!(energy_ > 0)) return 0;
-    std::vector<float> difference(exact_.size());
-    const auto fill = [&](int64_t row) {
-      const float* exact = exact_.data() + row * cols_;
-      float* out = difference.data() + row * cols_;
-      approximate(row, exact, out);
-      for (int64_t c = 0; c < cols_; ++c) out[c] -= exact[c];
-    };
-    ParallelFor(rows_, fill, kSecondsPerRow);
-    return std::sqrt(OutputEnergy(difference) / energy_);
-  }
-
- private:
-  static constexpr double kSecondsPerRow = 5e-6;  // about
-
-  // |X D^T|^2 for D [rows, cols].
-  double OutputEnergy(const std::vector<float>& matrix) const {
-    const int64_t tokens = static_cast<int64_t>(inputs_.size()) / cols_;
-    std::vector<float> outputs(static_cast<size_t>(tokens * rows_));
-    AddMatrixProduct(tokens, rows_, cols_, {inputs_.data(), cols_, 1},
-                     MatrixOperand{matrix.data(), cols_, 1}.Transposed(), outputs.data(), rows_);
-    return SumOfSquares(outputs);
-  }
-
-  const int64_t rows_, cols_;
-  const std::span<const float> inputs_;
-  std::vector<float> exact_;
-  double energy_ = 0;
-};
-
-double ErrorOf(const Comparison& comparison, const QuantizedTensor& quantized) {
-  return comparison.ErrorOf(
-      [&](int64_t row, const float*, float* out) { PlainRows(quantized, row, 1, out); });
 }
 
 // Rounds to the nearest value of a grid, of two as near to the lower.
@@ -107,46 +55,132 @@ class NearestValue {
   float least_ = 0, most_ = 0;
 };
 
-double RoundingErrorOf(const Comparison& comparison, const QuantizedTensor& quantized) {
-  const InputTransform& input = quantized.input;
-  if (quantized.grid.kind == Grid::Kind::kCodebook || quantized.grid.bits > 8 ||
-      !input.channel_scale.empty() || input.hadamard_size > 1 || quantized.unquantized) {
-    return -1;
+// What rounding to nearest makes of a matrix, with the grid and the scales of a quantized one.
+class RoundedRows {
+ public:
+  explicit RoundedRows(const QuantizedTensor& quantized)
+      : quantized_(quantized),
+        nearest_(quantized.grid),
+        width_(quantized.block.flat || quantized.block.strided ? 1
+               : quantized.block.cols > 0                      ? quantized.block.cols
+                                                               : quantized.cols) {}
+
+  // Whether there is such a matrix.
+  static bool Exists(const QuantizedTensor& quantized) {
+    const InputTransform& input = quantized.input;
+    return quantized.grid.kind != Grid::Kind::kCodebook && quantized.grid.bits <= 8 &&
+           input.channel_scale.empty() && input.hadamard_size <= 1 && !quantized.unquantized;
   }
-  const NearestValue nearest(quantized.grid);
-  const std::vector<int32_t>& order = input.permutation;
-  const bool by_row = !quantized.block.flat && !quantized.block.strided;
-  const int64_t width = !by_row                    ? 1
-                        : quantized.block.cols > 0 ? quantized.block.cols
-                                                   : quantized.cols;
-  return comparison.ErrorOf([&](int64_t row, const float* exact, float* out) {
-    for (int64_t first = 0; first < quantized.cols; first += width) {
-      const auto b = static_cast<size_t>(quantized.block_of(row, first));
-      const float scale = quantized.scale[b] * quantized.post_scale;
+
+  // Row `row` of it, from that row of the source.
+  void Fill(int64_t row, const float* exact, float* out) const {
+    const std::vector<int32_t>& order = quantized_.input.permutation;
+    for (int64_t first = 0; first < quantized_.cols; first += width_) {
+      const auto b = static_cast<size_t>(quantized_.block_of(row, first));
+      const float scale = quantized_.scale[b] * quantized_.post_scale;
       const float inverse = scale != 0 ? 1 / scale : 0;
-      const float offset = quantized.offset.empty() ? 0.0f : quantized.offset[b];
-      const float zero = quantized.zero_point.empty() ? 0.0f : quantized.zero_point[b];
-      const int64_t end = std::min(quantized.cols, first + width);
+      const float offset = quantized_.offset.empty() ? 0.0f : quantized_.offset[b];
+      const float zero = quantized_.zero_point.empty() ? 0.0f : quantized_.zero_point[b];
+      const int64_t end = std::min(quantized_.cols, first + width_);
       for (int64_t c = first; c < end; ++c) {
         const int64_t column = order.empty() ? c : order[static_cast<size_t>(c)];
         const float target = scale != 0 ? (exact[column] - offset) * inverse + zero : 0.0f;
-        out[column] = (nearest.Of(target) - zero) * scale + offset;
+        out[column] = (nearest_.Of(target) - zero) * scale + offset;
       }
     }
-  });
-}
+  }
+
+ private:
+  const QuantizedTensor& quantized_;
+  const NearestValue nearest_;
+  const int64_t width_;  // columns that surely share a scale
+};
+
+// Some rows of a matrix beside its source, on inputs.
+class Comparison {
+ public:
+  Comparison(const TensorView& weight, std::span<const float> inputs, const StopRequest& stopped)
+      : weight_(weight),
+        inputs_(inputs),
+        stopped_(stopped),
+        rows_(weight.shape[0]),
+        cols_(weight.shape[1]),
+        slice_(std::clamp<int64_t>(kSliceElements / std::max<int64_t>(cols_, 1), 1, rows_)),
+        exact_(static_cast<size_t>(slice_ * cols_)),
+        difference_(exact_.size()) {}
+
+  absl::StatusOr<OutputErrors> Run(const QuantizedTensor& quantized, bool with_rounding) {
+    std::optional<RoundedRows> rounded;
+    if (with_rounding && RoundedRows::Exists(quantized)) rounded.emplace(quantized);
+    double energy = 0, quantized_energy = 0, rounded_energy = 0;
+    for (int64_t first = 0; first < rows_; first += slice_) {
+      const int64_t count = std::min(slice_, rows_ - first);
+      ParallelFor(
+          count, [&](int64_t i) { LoadFloats(weight_, (first + i) * cols_, cols_, Exact(i)); },
+          kSecondsPerRow);
+      RETURN_IF_ERROR(AddEnergy(exact_, count, energy));
+      Subtract(first, count,
+               [&](int64_t row, const float*, float* out) { PlainRows(quantized, row, 1, out); });
+      RETURN_IF_ERROR(AddEnergy(difference_, count, quantized_energy));
+      if (!rounded) continue;
+      Subtract(first, count, [&](int64_t row, const float* exact, float* out) {
+        rounded->Fill(row, exact, out);
+      });
+      RETURN_IF_ERROR(AddEnergy(difference_, count, rounded_energy));
+    }
+    const auto relative = [energy](double of) { return energy > 0 ? std::sqrt(of / energy) : 0; };
+    return OutputErrors{relative(quantized_energy), rounded ? relative(rounded_energy) : -1};
+  }
+
+ private:
+  static constexpr double kSecondsPerRow = 5e-6;               // about
+  static constexpr int64_t kSliceElements = int64_t{1} << 21;  // a tenth of a second's products
+
+  float* Exact(int64_t i) { return exact_.data() + i * cols_; }
+
+  // The slice's differences: approximate(row, exact, out) fills one row.
+  template <class Approximate>
+  void Subtract(int64_t first, int64_t count, const Approximate& approximate) {
+    const auto fill = [&](int64_t i) {
+      float* out = difference_.data() + i * cols_;
+      approximate(first + i, Exact(i), out);
+      for (int64_t c = 0; c < cols_; ++c) out[c] -= Exact(i)[c];
+    };
+    ParallelFor(count, fill, kSecondsPerRow);
+  }
+
+  // Adds |X D^T|^2 for the `count` rows of D.
+  absl::Status AddEnergy(const std::vector<float>& matrix, int64_t count, double& energy) {
+    RETURN_IF_ERROR(CheckStopped(stopped_));
+    const int64_t tokens = static_cast<int64_t>(inputs_.size()) / cols_;
+    outputs_.assign(static_cast<size_t>(tokens * count), 0.0f);
+    AddMatrixProduct(tokens, count, cols_, {inputs_.data(), cols_, 1},
+                     MatrixOperand{matrix.data(), cols_, 1}.Transposed(), outputs_.data(), count);
+    energy += SumOfSquares(outputs_);
+    return absl::OkStatus();
+  }
+
+  const TensorView& weight_;
+  const std::span<const float> inputs_;
+  const StopRequest& stopped_;
+  const int64_t rows_, cols_, slice_;
+  std::vector<float> exact_, difference_, outputs_;
+};
 
 }  // namespace
 
-OutputErrors OutputErrorsOf(const TensorView& weight, const QuantizedTensor& quantized,
-                            std::span<const float> inputs) {
-  const Comparison comparison(weight, inputs);
-  return {ErrorOf(comparison, quantized), RoundingErrorOf(comparison, quantized)};
+absl::StatusOr<OutputErrors> OutputErrorsOf(const TensorView& weight,
+                                            const QuantizedTensor& quantized,
+                                            std::span<const float> inputs,
+                                            const StopRequest& stopped) {
+  return Comparison(weight, inputs, stopped).Run(quantized, /*with_rounding=*/true);
 }
 
-double OutputError(const TensorView& weight, const QuantizedTensor& quantized,
-                   std::span<const float> inputs) {
-  return ErrorOf(Comparison(weight, inputs), quantized);
+absl::StatusOr<double> OutputError(const TensorView& weight, const QuantizedTensor& quantized,
+                                   std::span<const float> inputs, const StopRequest& stopped) {
+  ASSIGN_OR_RETURN(const OutputErrors errors,
+                   Comparison(weight, inputs, stopped).Run(quantized, /*with_rounding=*/false));
+  return errors.quantized;
 }
 
 }  // namespace quantd

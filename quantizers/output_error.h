@@ -5,6 +5,8 @@
 #include <span>
 
 #include "core/quantized_tensor.h"
+#include "core/status.h"
+#include "core/stop_request.h"
 #include "core/tensor.h"
 
 namespace quantd {
@@ -17,11 +19,14 @@ struct OutputErrors {
   // single values or the inputs are transformed.
   double rounded = -1;
 };
-OutputErrors OutputErrorsOf(const TensorView& weight, const QuantizedTensor& quantized,
-                            std::span<const float> inputs);
+// Goes through the matrix by slices of rows; CANCELLED soon after `stopped`.
+absl::StatusOr<OutputErrors> OutputErrorsOf(const TensorView& weight,
+                                            const QuantizedTensor& quantized,
+                                            std::span<const float> inputs,
+                                            const StopRequest& stopped = {});
 // The first of them alone.
-double OutputError(const TensorView& weight, const QuantizedTensor& quantized,
-                   std::span<const float> inputs);
+absl::StatusOr<double> OutputError(const TensorView& weight, const QuantizedTensor& quantized,
+                                   std::span<const float> inputs, const StopRequest& stopped = {});
 
 }  // namespace quantd
 

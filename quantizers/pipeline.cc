@@ -58,10 +58,13 @@ absl::StatusOr<QuantizeReport> RunCalibratedJob(std::shared_ptr<const ModelRoot>
   // What enters a block and what leaves it.
   plan.scratch_bytes = calibration.expected_tokens * calibration.model->hidden_size() *
                        sizeof(float) * (spec.both_inputs ? 4 : 2);
+  const int64_t hidden = source.config().hidden_size, wide = source.config().intermediate_size;
   if (recipe.block_solver() == nullptr) {
+    plan.scratch_bytes += StageValues::DiskBytes(calibration.expected_tokens, hidden, wide);
+  } else {
+    // At most what one kind of linear reads and what the block makes of it (SequenceStore).
     plan.scratch_bytes +=
-        StageValues::DiskBytes(calibration.expected_tokens, source.config().hidden_size,
-                               source.config().intermediate_size);
+        calibration.expected_tokens * static_cast<uint64_t>(hidden + wide) * sizeof(float);
   }
   ASSIGN_OR_RETURN(std::unique_ptr<CheckpointSink> sink, CreateFolderSink(root, plan, output));
   Job job(source, plan, output, *sink, control);
@@ -85,6 +88,7 @@ absl::StatusOr<QuantizeReport> QuantizeCheckpoint(std::shared_ptr<const ModelRoo
                                                   const OutputOptions& output, JobControl& control,
                                                   const CalibrationData* calibration) {
   RETURN_IF_ERROR(CheckModelName(output.name));
+  ASSIGN_OR_RETURN(root, root->StoppedBy([&control] { return control.cancel.load(); }));
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelSource> source, OpenModelSource(root, model));
   if (recipe.gguf_policy() == nullptr) {
     ASSIGN_OR_RETURN(JobPlan plan, PlanFolderJob(*source, &recipe, std::nullopt));
@@ -113,6 +117,7 @@ absl::StatusOr<QuantizeReport> DequantizeCheckpoint(std::shared_ptr<const ModelR
                                                     const OutputOptions& output,
                                                     JobControl& control) {
   RETURN_IF_ERROR(CheckModelName(output.name));
+  ASSIGN_OR_RETURN(root, root->StoppedBy([&control] { return control.cancel.load(); }));
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelSource> source, OpenModelSource(root, model));
   ASSIGN_OR_RETURN(JobPlan plan, PlanFolderJob(*source, nullptr, dtype));
   return RunFolderJob(root, *source, std::move(plan), "dequantize", output, control);

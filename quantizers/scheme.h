@@ -4,7 +4,6 @@
 #define QUANTD_QUANTIZERS_SCHEME_H_
 
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string>
 #include <utility>
@@ -12,6 +11,7 @@
 
 #include "core/quantized_tensor.h"
 #include "core/status.h"
+#include "core/stop_request.h"
 #include "core/tensor.h"
 
 namespace quantd {
@@ -37,7 +37,7 @@ struct InputNeeds {
 // What a solver that works for seconds shares with the job that it is part of.
 struct SolverControl {
   // Ask every some milliseconds; when true, return CANCELLED. May be empty.
-  std::function<bool()> stopped;
+  StopRequest stopped;
   // For the report, in words that need no context but the matrix: "damping raised to 0.06".
   std::vector<std::string> warnings;
 };
@@ -62,6 +62,12 @@ struct InputStats {
   }
 };
 
+// What a solver that gets these statistics, or none, asks whether to go on. `stats` outlives it.
+inline StopRequest StopOf(const InputStats* stats) {
+  if (stats == nullptr || stats->control == nullptr) return {};
+  return [stats] { return stats->stopped(); };
+}
+
 class Scheme {
  public:
   virtual ~Scheme() = default;
@@ -75,6 +81,11 @@ class Scheme {
 
   // What Quantize wants in its `stats`.
   virtual InputNeeds Needs() const { return {}; }
+
+  // Whether Quantize takes float32, float16 and bfloat16 for the dtype that upstream would see, and
+  // rounds what it reads to that itself: a conversion of the matrix before is work for nothing
+  // then.
+  virtual bool ConvertsItself() const { return false; }
 
   // Quantizes `weight` [rows, cols], a finite float matrix in the dtype that upstream would see.
   // `stats` may be null, and hold less than Needs when those are optional. Deterministic: same

@@ -38,7 +38,7 @@ bool Contains(const std::vector<BlockValue>& values, BlockValue value) {
 
 absl::Status StageValues::Read(int64_t sequence, BlockPass& pass) const {
   pass.tokens = tokens_[static_cast<size_t>(sequence)];
-  for (std::vector<float>& values : pass.values) values.clear();
+  for (FloatBuffer& values : pass.values) values.clear();
   for (const auto& [value, file] : kept_) RETURN_IF_ERROR(file->Read(sequence, pass[value]));
   if (kept_.contains(BlockValue::kAfterAttention)) return absl::OkStatus();
   return inputs_.Read(sequence, false, pass[BlockValue::kInput]);

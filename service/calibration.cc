@@ -27,9 +27,11 @@ std::string IdentityOf(const TokenSequences& sequences) {
   return absl::StrCat("text ", sequences.size(), " ", hash);
 }
 
-// The model as the job sees it.
-absl::StatusOr<std::unique_ptr<ModelSource>> SourceOf(const CalibrationJob& job) {
-  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, OpenModelSource(job.root, job.model));
+// The model as the job sees it. Reads end with CANCELLED when `control` says so.
+absl::StatusOr<std::unique_ptr<ModelSource>> SourceOf(const CalibrationJob& job,
+                                                      const JobControl& control) {
+  ASSIGN_OR_RETURN(auto root, job.root->StoppedBy([&control] { return control.cancel.load(); }));
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, OpenModelSource(root, job.model));
   return job.zero_nonfinite ? WithZerosForNonFinite(std::move(source)) : std::move(source);
 }
 
@@ -81,7 +83,7 @@ absl::StatusOr<std::shared_ptr<const Recipe>> RunCalibration(const CalibrationJo
   if (job.text.empty() || job.recipe->calibration()) return job.recipe;
   ASSIGN_OR_RETURN(const CalibrationText parsed, ParseCalibrationText(job.text));
   const std::string text = absl::StrJoin(parsed.samples, "\n");
-  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, SourceOf(job));
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, SourceOf(job, control));
   ImportanceOptions options;
   options.memory_limit_bytes = job.memory_limit;
   options.cancelled = [&control] { return control.cancel || control.drain; };
@@ -143,16 +145,16 @@ absl::StatusOr<CalibrationData> StartBlockCalibration(const CalibrationJob& job,
                                                       const BlockCalibration& plan,
                                                       JobControl& control) {
   const auto stopped = [&control] { return control.cancel || control.drain; };
-  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, SourceOf(job));
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, SourceOf(job, control));
   CalibrationData data;
   ASSIGN_OR_RETURN(data.model, OpenBlockModel(std::move(source),
                                               {.positions = plan.spec.seqlen, .stopped = stopped}));
   data.expected_tokens = static_cast<uint64_t>(plan.spec.nsamples * plan.spec.seqlen);
   data.identity = plan.identity;
   data.warnings = plan.warnings;
-  data.sequences = [job, plan, stopped]() -> absl::StatusOr<TokenSequences> {
+  data.sequences = [job, plan, stopped, &control]() -> absl::StatusOr<TokenSequences> {
     if (plan.sequences != nullptr) return *plan.sequences;
-    ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> own, SourceOf(job));
+    ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> own, SourceOf(job, control));
     return WriteOwnText(
         std::move(own), plan.spec,
         {.seed = kOwnSeed, .memory_limit_bytes = job.memory_limit, .stopped = stopped});

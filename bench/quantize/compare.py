@@ -12,10 +12,11 @@ import make_checkpoint
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from quantd_server import Quantd  # noqa: E402
 
+AWQ = "awq int4 g64"
 # The same for calibrated methods; peers in upstream_calibrated.py. {iters} is the option's.
 CALIBRATED = [
     ("gptq int4 g64", ["--method", "gptq", "--bits", "4", "--group-size", "64"]),
-    ("awq int4 g64", ["--method", "awq", "--bits", "4", "--group-size", "64"]),
+    (AWQ, ["--method", "awq", "--bits", "4", "--group-size", "64"]),
     ("autoround int4 g64", ["--method", "autoround", "--bits", "4", "--group-size", "64", "--set", "iters={iters}"]),
 ]
 
@@ -79,7 +80,7 @@ def theirs_calibrated(options, name):
         print(done.stderr.strip().splitlines()[-1], file=sys.stderr)
         return None
     # The libraries draw progress bars on the same stream.
-    return tuple(map(float, done.stdout.rpartition("seconds: ")[2].split()[:2]))
+    return tuple(map(float, done.stdout.rpartition("seconds: ")[2].split()[:3]))
 
 
 def compare_calibrated(options):
@@ -96,6 +97,15 @@ def compare_calibrated(options):
         if other:
             line += f" {other[0]:9.2f} {other[1]:8.2f} {other[0] / wall:6.1f}x {other[1] / cpu:6.1f}x"
         print(line, flush=True)
+        if name == AWQ and other:
+            search = awq_search_seconds(options, arguments, wall)
+            print(f"{'  its searches':20} {search:8.2f} {'':8} {'':5} {other[2]:9.2f} {'':8} {other[2] / search:6.1f}x", flush=True)
+
+
+def awq_search_seconds(options, arguments, whole):
+    """What the job takes less without its search for scales, and without that for clips."""
+    without = [ours_calibrated(options, [*arguments, "--set", f"apply_{search}=false"])[0] for search in ("scale", "clip")]
+    return sum(whole - seconds for seconds in without)
 
 
 def main():

@@ -2,7 +2,7 @@
 
 Each entry of PEERS does the whole job as its library's README does it. A library that is not installed has no entry. Run as a
 program: upstream_calibrated.py METHOD FOLDER TEXT OUTPUT NSAMPLES SEQLEN ITERS THREADS prints wall and processor seconds,
-imports not counted.
+imports not counted, and the seconds of its searches (AWQ).
 """
 import importlib
 import importlib.util
@@ -25,6 +25,7 @@ import torch
 import transformers
 
 BITS, GROUP = 4, 64
+SEARCH_SECONDS = []  # of AWQ's searches, which most of its time goes to
 
 
 def sequences(folder, text, nsamples, seqlen):
@@ -43,8 +44,22 @@ def gptq(folder, ids, tokenizer, output, iters):
     model.save(str(output))
 
 
+def timed(function):
+    """The same, its seconds added to SEARCH_SECONDS."""
+    def run(*arguments, **named):
+        start = time.perf_counter()
+        try:
+            return function(*arguments, **named)
+        finally:
+            SEARCH_SECONDS.append(time.perf_counter() - start)
+    return run
+
+
 def awq(folder, ids, tokenizer, output, iters):
     from awq import AutoAWQForCausalLM
+    from awq.quantize.quantizer import AwqQuantizer
+    for search in ("_search_best_scale", "_search_best_clip"):
+        setattr(AwqQuantizer, search, timed(getattr(AwqQuantizer, search)))
     model = AutoAWQForCausalLM.from_pretrained(str(folder), device_map="cpu")
     model.quantize(tokenizer, quant_config={"zero_point": True, "q_group_size": GROUP, "w_bit": BITS, "version": "GEMM"},
                    calib_data=ids.tolist(), max_calib_samples=len(ids), max_calib_seq_len=ids.shape[1])
@@ -76,4 +91,4 @@ if __name__ == "__main__":
         importlib.import_module(module)
         wall, cpu = time.perf_counter(), time.process_time()
         function(folder, ids, tokenizer, output, iters)
-        print(f"\nseconds: {time.perf_counter() - wall} {time.process_time() - cpu}")
+        print(f"\nseconds: {time.perf_counter() - wall} {time.process_time() - cpu} {sum(SEARCH_SECONDS)}")

@@ -13,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/shared_tensor.h"
 #include "core/status.h"
 #include "core/tensor.h"
 #include "formats/atomic_output.h"
@@ -170,6 +171,8 @@ class GgufReader {
   // The blocks in the mapped file, valid as long as the reader. Ask CheckIntact after using them:
   // if the file was cut meanwhile they read as zeros.
   virtual absl::StatusOr<std::span<const std::byte>> View(absl::string_view name) const = 0;
+  // The same as a tensor of bytes (U8), with its check and an owner that releases the file's pages.
+  virtual absl::StatusOr<SharedTensor> Lend(absl::string_view name) const = 0;
   // DATA_LOSS when the file was changed since it was opened.
   virtual absl::Status CheckIntact() const = 0;
 };

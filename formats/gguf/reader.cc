@@ -13,7 +13,7 @@ namespace {
 
 class MappedReader : public GgufReader {
  public:
-  MappedReader(std::shared_ptr<const File> file, std::unique_ptr<MappedFile> mapping)
+  MappedReader(std::shared_ptr<const File> file, std::shared_ptr<const MappedFile> mapping)
       : file_(std::move(file)), mapping_(std::move(mapping)) {}
 
   absl::Status Parse() {
@@ -54,6 +54,10 @@ class MappedReader : public GgufReader {
     return mapping_->bytes().subspan(header_.data_offset + info->offset, info->bytes);
   }
 
+  absl::StatusOr<SharedTensor> Lend(absl::string_view name) const override {
+    ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, View(name));
+    return quantd::Lend(mapping_, {DType::kU8, {static_cast<int64_t>(bytes.size())}, bytes});
+  }
   absl::Status CheckIntact() const override { return mapping_->CheckIntact(); }
 
  private:
@@ -67,13 +71,13 @@ class MappedReader : public GgufReader {
   }
 
   std::shared_ptr<const File> file_;
-  std::unique_ptr<MappedFile> mapping_;
+  std::shared_ptr<const MappedFile> mapping_;
   GgufHeader header_;
   absl::flat_hash_map<absl::string_view, const GgufTensorInfo*> index_;
 };
 
 absl::StatusOr<std::unique_ptr<MappedReader>> OpenFile(std::shared_ptr<const File> file) {
-  ASSIGN_OR_RETURN(auto mapping, MappedFile::Map(file));
+  ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> mapping, MappedFile::Map(file));
   auto reader = std::make_unique<MappedReader>(std::move(file), std::move(mapping));
   RETURN_IF_ERROR(reader->Parse());
   return reader;
@@ -132,6 +136,9 @@ class SplitReader final : public GgufReader {
   }
   absl::StatusOr<std::span<const std::byte>> View(absl::string_view name) const override {
     return PartOf(name).View(name);
+  }
+  absl::StatusOr<SharedTensor> Lend(absl::string_view name) const override {
+    return PartOf(name).Lend(name);
   }
   absl::Status CheckIntact() const override {
     for (const auto& part : parts_) RETURN_IF_ERROR(part->CheckIntact());

@@ -113,12 +113,12 @@ class ShardedFolder : public CheckpointFolder {
   }
 
   absl::StatusOr<Tensor> Read(absl::string_view name) const override {
-    const auto entry = shard_of_.find(name);
-    if (entry == shard_of_.end()) {
-      return absl::NotFoundError(absl::StrCat("tensor ", Quoted(name),
-                                              " is not in the checkpoint '", folder_->name(), "'"));
-    }
-    return shards_[entry->second]->Read(name);
+    ASSIGN_OR_RETURN(const SafetensorsReader* shard, ShardOf(name));
+    return shard->Read(name);
+  }
+  absl::StatusOr<SharedTensor> Lend(absl::string_view name) const override {
+    ASSIGN_OR_RETURN(const SafetensorsReader* shard, ShardOf(name));
+    return shard->Lend(name);
   }
 
   absl::StatusOr<std::map<std::string, std::string>> ReadSideFiles() const override {
@@ -136,6 +136,15 @@ class ShardedFolder : public CheckpointFolder {
   }
 
  private:
+  absl::StatusOr<const SafetensorsReader*> ShardOf(absl::string_view name) const {
+    const auto entry = shard_of_.find(name);
+    if (entry == shard_of_.end()) {
+      return absl::NotFoundError(absl::StrCat("tensor ", Quoted(name),
+                                              " is not in the checkpoint '", folder_->name(), "'"));
+    }
+    return shards_[entry->second].get();
+  }
+
   static absl::StatusOr<std::string> ReadText(const Directory& folder, absl::string_view name,
                                               size_t limit) {
     const auto file = folder.OpenFile(name);

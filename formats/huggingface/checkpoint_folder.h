@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/shared_tensor.h"
 #include "core/status.h"
 #include "core/tensor.h"
 #include "formats/atomic_output.h"
@@ -42,6 +43,8 @@ class CheckpointFolder {
   // that has it wins.
   virtual std::string Metadata(absl::string_view key) const = 0;
   virtual absl::StatusOr<Tensor> Read(absl::string_view name) const = 0;
+  // The tensor where it lies in its mapped shard.
+  virtual absl::StatusOr<SharedTensor> Lend(absl::string_view name) const = 0;
   virtual uint64_t stored_bytes() const = 0;  // of all tensors
 };
 

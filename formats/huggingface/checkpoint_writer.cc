@@ -101,7 +101,8 @@ absl::Status JournaledWriter::Start() {
   if (options_.resume) {
     auto earlier = ReadEarlierRun();
     if (!earlier.ok()) {
-      output_->KeepPartial();  // for a resume with the right settings
+      // For a resume with the right settings.
+      if (!absl::IsCancelled(earlier.status())) output_->KeepPartial();
       return earlier.status();
     }
     groups = *std::move(earlier);

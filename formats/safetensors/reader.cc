@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <new>
 #include <utility>
 
@@ -28,12 +29,18 @@ class IndexedReader : public SafetensorsReader {
     Tensor tensor{info->dtype, info->shape, {}};
     const uint64_t bytes = info->end - info->begin;
     try {
-      tensor.bytes.resize(bytes);
+      tensor.bytes.reserve(bytes);
     } catch (const std::bad_alloc&) {
       return absl::ResourceExhaustedError(
           absl::StrCat("no memory for tensor ", Quoted(name), " of ", bytes, " bytes"));
     }
-    RETURN_IF_ERROR(Copy(header_.data_offset + info->begin, tensor.bytes));
+    // Piece by piece, so that the zeros of resize() are still in the cache when they are replaced.
+    constexpr uint64_t kPiece = uint64_t{1} << 20;
+    for (uint64_t at = 0; at < bytes; at = tensor.bytes.size()) {
+      tensor.bytes.resize(std::min(bytes, at + kPiece));
+      RETURN_IF_ERROR(
+          Copy(header_.data_offset + info->begin + at, std::span(tensor.bytes).subspan(at)));
+    }
     return tensor;
   }
 
@@ -71,7 +78,7 @@ class IndexedReader : public SafetensorsReader {
 
 class FileReader : public IndexedReader {
  public:
-  FileReader(std::shared_ptr<const File> file, std::unique_ptr<MappedFile> mapping)
+  FileReader(std::shared_ptr<const File> file, std::shared_ptr<const MappedFile> mapping)
       : IndexedReader(file->name()), file_(std::move(file)), mapping_(std::move(mapping)) {}
 
   absl::Status Parse() {
@@ -81,6 +88,10 @@ class FileReader : public IndexedReader {
     return Index(*std::move(header));
   }
   absl::Status CheckIntact() const override { return mapping_->CheckIntact(); }
+  absl::StatusOr<SharedTensor> Lend(absl::string_view name) const override {
+    ASSIGN_OR_RETURN(TensorView view, View(name));
+    return quantd::Lend(mapping_, std::move(view));
+  }
 
  protected:
   absl::Status Copy(uint64_t offset, std::span<std::byte> out) const override {
@@ -90,7 +101,7 @@ class FileReader : public IndexedReader {
 
  private:
   std::shared_ptr<const File> file_;
-  std::unique_ptr<MappedFile> mapping_;
+  std::shared_ptr<const MappedFile> mapping_;
 };
 
 class MemoryReader : public IndexedReader {
@@ -103,6 +114,10 @@ class MemoryReader : public IndexedReader {
     return Index(std::move(header));
   }
   absl::Status CheckIntact() const override { return absl::OkStatus(); }
+  absl::StatusOr<SharedTensor> Lend(absl::string_view name) const override {
+    ASSIGN_OR_RETURN(Tensor tensor, Read(name));
+    return Share(std::move(tensor));
+  }
 
  protected:
   absl::Status Copy(uint64_t offset, std::span<std::byte> out) const override {
@@ -119,7 +134,7 @@ class MemoryReader : public IndexedReader {
 
 absl::StatusOr<std::unique_ptr<SafetensorsReader>> SafetensorsReader::Open(
     std::shared_ptr<const File> file) {
-  ASSIGN_OR_RETURN(auto mapping, MappedFile::Map(file));
+  ASSIGN_OR_RETURN(std::shared_ptr<const MappedFile> mapping, MappedFile::Map(file));
   auto reader = std::make_unique<FileReader>(std::move(file), std::move(mapping));
   RETURN_IF_ERROR(reader->Parse());
   return reader;

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/shared_tensor.h"
 #include "core/status.h"
 #include "core/tensor.h"
 #include "formats/atomic_output.h"
@@ -53,6 +54,8 @@ class SafetensorsReader {
   // A view into the mapped file, valid as long as the reader. Ask CheckIntact after using the
   // bytes: if the file was cut meanwhile they read as zeros.
   virtual absl::StatusOr<TensorView> View(absl::string_view name) const = 0;
+  // The view with its check, and with an owner that releases the file's pages.
+  virtual absl::StatusOr<SharedTensor> Lend(absl::string_view name) const = 0;
   // DATA_LOSS when the file was changed since it was opened.
   virtual absl::Status CheckIntact() const = 0;
 };

@@ -1,7 +1,7 @@
 // The table of AVX2 kernels, with its row operations and attention.
-#include <cpuid.h>
 #include <immintrin.h>
 
+#include "core/instruction_set.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/tiles.h"
 #include "kernels/cpu/vector_types.h"
@@ -51,13 +51,7 @@ inline __attribute__((always_inline)) Vec MulAdd(const Vec& a, const Vec& b, con
 namespace quantd::cpu::avx2 {
 namespace {
 
-bool Supported() {
-  // Clang's __builtin_cpu_supports does not know f16c. The other two imply that the system saves
-  // the registers.
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  const bool f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
-  return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
+bool Supported() { return ThisInstructionSet() >= InstructionSet::kAvx2; }
 
 }  // namespace
 

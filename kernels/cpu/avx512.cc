@@ -1,6 +1,7 @@
 // The table of AVX-512 kernels, with its row operations and attention.
 #include <immintrin.h>
 
+#include "core/instruction_set.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/tiles.h"
 #include "kernels/cpu/vector_types.h"
@@ -31,11 +32,7 @@ inline __attribute__((always_inline)) Vec MulAdd(const Vec& a, const Vec& b, con
 namespace quantd::cpu::avx512 {
 namespace {
 
-bool Supported() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vnni");
-}
+bool Supported() { return ThisInstructionSet() == InstructionSet::kAvx512; }
 
 bool HasBf16() {
   return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/float_buffer.h"
 #include "core/parallel.h"
 #include "kernels/bfloat16_product.h"
 #include "kernels/matrix_product.h"
@@ -13,30 +14,168 @@ namespace {
 
 constexpr int64_t kQueries = 128;  // queries of one head that are worked on at once
 
-// C += A B as the shape says.
-decltype(&AddMatrixProduct) Product(const AttentionShape& shape) {
-  return shape.bfloat16 ? AddBFloat16Product : AddMatrixProduct;
-}
-
-int64_t KeysFor(const AttentionShape& shape, int64_t tokens, int64_t end) {
-  return shape.causal ? end : tokens;
-}
-
-// weights [count, keys]: softmax of the queries [first, first + count) of one head.
-void Weights(const AttentionShape& shape, const float* q, int64_t q_stride, const float* k,
-             int64_t k_stride, int64_t first, int64_t count, int64_t keys,
-             std::vector<float>& weights) {
-  weights.assign(static_cast<size_t>(count * keys), 0.0f);
-  Product(shape)(count, keys, shape.head_dim, {q + first * q_stride, q_stride, 1},
-                 MatrixOperand{k, k_stride, 1}.Transposed(), weights.data(), keys);
-  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(shape.head_dim)));
-  for (int64_t i = 0; i < count; ++i) {
-    float* row = weights.data() + i * keys;
-    const int64_t visible = shape.causal ? first + i + 1 : keys;
-    for (int64_t j = 0; j < visible; ++j) row[j] *= scale;
-    SoftmaxRow(row, visible);
-    std::fill(row + visible, row + keys, 0.0f);
+// One side of products, float32 where it lies or rounded to bfloat16.
+class Factor {
+ public:
+  // As BFloat16Operand::Pack.
+  void Set(const AttentionShape& shape, ProductSide side, const MatrixOperand& from, int64_t rows,
+           int64_t inner) {
+    plain_ = side == ProductSide::kLeft ? from : from.Transposed();
+    if (shape.bfloat16) packed_.Pack(side, from, rows, inner);
   }
+
+  // C [rows, cols] = or (`add`) += left right, over the first `inner` of the inner dimension.
+  static void Multiply(const AttentionShape& shape, const Factor& left, const Factor& right,
+                       const ProductRange& range, bool add, float* c, int64_t c_stride) {
+    if (shape.bfloat16) {
+      MultiplyBFloat16(left.packed_, right.packed_, range, add, c, c_stride);
+      return;
+    }
+    for (int64_t i = 0; !add && i < range.rows; ++i) {
+      std::fill_n(c + i * c_stride, range.cols, 0.0f);
+    }
+    AddMatrixProduct(range.rows, range.cols, range.inner, left.plain_, right.plain_, c, c_stride);
+  }
+
+ private:
+  MatrixOperand plain_;
+  BFloat16Operand packed_;
+};
+
+// One sequence's attention in a layer.
+class Sequence {
+ public:
+  Sequence(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
+           const float* v)
+      : shape_(shape),
+        tokens_(tokens),
+        dim_(shape.head_dim),
+        blocks_((tokens + kQueries - 1) / kQueries),
+        q_(q),
+        k_(k),
+        v_(v),
+        keys_(static_cast<size_t>(shape.kv_heads)) {}
+
+  // Lays out what all queries share.
+  void PrepareForward() {
+    ParallelFor(shape_.kv_heads, [&](int64_t h) {
+      keys_[h].rows.Set(shape_, ProductSide::kRight, OfKeys(k_, h), tokens_, dim_);
+      keys_[h].values.Set(shape_, ProductSide::kRight, OfKeys(v_, h).Transposed(), dim_, tokens_);
+    });
+  }
+  void PrepareBackward() {
+    ParallelFor(shape_.kv_heads, [&](int64_t h) {
+      keys_[h].rows.Set(shape_, ProductSide::kRight, OfKeys(k_, h), tokens_, dim_);
+      keys_[h].columns.Set(shape_, ProductSide::kRight, OfKeys(k_, h).Transposed(), dim_, tokens_);
+      keys_[h].values.Set(shape_, ProductSide::kRight, OfKeys(v_, h), tokens_, dim_);
+    });
+  }
+
+  int64_t blocks() const { return blocks_; }
+  void Forward(int64_t head, int64_t block, float* out, float* softmax) const;
+  // The block's part: d_q in place, d_k and d_v [tokens, head_dim] without gaps added to.
+  void Backward(int64_t head, int64_t block, const AttentionPass& pass, const float* d_out,
+                float* d_q, float* d_k, float* d_v) const;
+
+ private:
+  // What products read of one head of keys: K^T, K, and V or V^T.
+  struct KeyHead {
+    Factor rows, columns, values;
+  };
+  struct Block {
+    int64_t first, count, keys;
+  };
+
+  Block At(int64_t block) const {
+    const int64_t first = block * kQueries, count = std::min(kQueries, tokens_ - first);
+    return {first, count, shape_.causal ? first + count : tokens_};
+  }
+  MatrixOperand OfKeys(const float* x, int64_t kv_head) const {
+    return {x + kv_head * dim_, shape_.kv_heads * dim_, 1};
+  }
+  const KeyHead& KeysOf(int64_t head) const {
+    return keys_[static_cast<size_t>(head / (shape_.heads / shape_.kv_heads))];
+  }
+  int64_t width() const { return shape_.heads * dim_; }
+  float scale() const { return static_cast<float>(1 / std::sqrt(static_cast<double>(dim_))); }
+
+  // weights [count, keys]: scores, then row(i, scores, visible) of every query; zeros beyond.
+  template <class Row>
+  void Weights(int64_t head, const Block& at, FloatBuffer& weights, const Row& row) const {
+    thread_local Factor queries;
+    weights.resize(static_cast<size_t>(at.count * at.keys));
+    queries.Set(shape_, ProductSide::kLeft, {q_ + at.first * width() + head * dim_, width(), 1},
+                at.count, dim_);
+    Factor::Multiply(shape_, queries, KeysOf(head).rows, {0, at.count, at.keys, dim_}, false,
+                     weights.data(), at.keys);
+    for (int64_t i = 0; i < at.count; ++i) {
+      float* scores = weights.data() + i * at.keys;
+      const int64_t visible = shape_.causal ? at.first + i + 1 : at.keys;
+      row(i, scores, visible);
+      std::fill(scores + visible, scores + at.keys, 0.0f);
+    }
+  }
+
+  const AttentionShape shape_;
+  const int64_t tokens_, dim_, blocks_;
+  const float *q_, *k_, *v_;
+  std::vector<KeyHead> keys_;  // by head of keys
+};
+
+void Sequence::Forward(int64_t head, int64_t block, float* out, float* softmax) const {
+  thread_local FloatBuffer weights;
+  thread_local Factor left;
+  const Block at = At(block);
+  Weights(head, at, weights, [&](int64_t i, float* scores, int64_t visible) {
+    const SoftmaxTerms terms = SoftmaxRow(scale(), scores, visible);
+    float* to = softmax + 2 * (head * tokens_ + at.first + i);
+    to[0] = terms.top;
+    to[1] = terms.inverse;
+  });
+  left.Set(shape_, ProductSide::kLeft, {weights.data(), at.keys, 1}, at.count, at.keys);
+  Factor::Multiply(shape_, left, KeysOf(head).values, {0, at.count, dim_, at.keys}, false,
+                   out + at.first * width() + head * dim_, width());
+}
+
+void Sequence::Backward(int64_t head, int64_t block, const AttentionPass& pass, const float* d_out,
+                        float* d_q, float* d_k, float* d_v) const {
+  thread_local FloatBuffer weights, d_scores;
+  thread_local Factor left, right;
+  const Block at = At(block);
+  const int64_t offset = at.first * width() + head * dim_;
+  Weights(head, at, weights, [&](int64_t i, float* scores, int64_t visible) {
+    const float* terms = pass.softmax + 2 * (head * tokens_ + at.first + i);
+    SoftmaxRow(scale(), {terms[0], terms[1]}, scores, visible);
+  });
+  const MatrixOperand d_rows = {d_out + offset, width(), 1};
+  // dV += W^T dO
+  left.Set(shape_, ProductSide::kLeft, MatrixOperand{weights.data(), at.keys, 1}.Transposed(),
+           at.keys, at.count);
+  right.Set(shape_, ProductSide::kRight, d_rows.Transposed(), dim_, at.count);
+  Factor::Multiply(shape_, left, right, {0, at.keys, dim_, at.count}, true, d_v, dim_);
+  // dW = dO V^T
+  d_scores.resize(weights.size());
+  left.Set(shape_, ProductSide::kLeft, d_rows, at.count, dim_);
+  Factor::Multiply(shape_, left, KeysOf(head).values, {0, at.count, at.keys, dim_}, false,
+                   d_scores.data(), at.keys);
+  for (int64_t i = 0; i < at.count; ++i) {
+    double sum = 0;  // of the weights' gradients under the weights
+    const float* out = pass.out + offset + i * width();
+    const float* d_row = d_out + offset + i * width();
+    for (int64_t d = 0; d < dim_; ++d) sum += static_cast<double>(out[d]) * d_row[d];
+    ScoreGradientRow(scale(), weights.data() + i * at.keys, static_cast<float>(sum), at.keys,
+                     d_scores.data() + i * at.keys);
+  }
+  // dQ = dS K
+  const MatrixOperand d_rows_of_scores = {d_scores.data(), at.keys, 1};
+  left.Set(shape_, ProductSide::kLeft, d_rows_of_scores, at.count, at.keys);
+  Factor::Multiply(shape_, left, KeysOf(head).columns, {0, at.count, dim_, at.keys}, false,
+                   d_q + offset, width());
+  // dK += dS^T Q
+  left.Set(shape_, ProductSide::kLeft, d_rows_of_scores.Transposed(), at.keys, at.count);
+  right.Set(shape_, ProductSide::kRight, MatrixOperand{q_ + offset, width(), 1}.Transposed(), dim_,
+            at.count);
+  Factor::Multiply(shape_, left, right, {0, at.keys, dim_, at.count}, true, d_k, dim_);
 }
 
 }  // namespace
@@ -44,11 +183,11 @@ void Weights(const AttentionShape& shape, const float* q, int64_t q_stride, cons
 void Rotate(const std::vector<float>& table, int64_t tokens, int64_t heads, int64_t head_dim,
             bool inverse, float* x) {
   const int64_t half = head_dim / 2;
-  ParallelFor(tokens, [&](int64_t t) {
-    const float* cosines = table.data() + t * head_dim;
-    const float* sines = cosines + half;
-    for (int64_t h = 0; h < heads; ++h) {
-      float* pair = x + (t * heads + h) * head_dim;
+  ForRows(tokens, [&](int64_t first, int64_t count) {
+    for (int64_t row = first * heads; row < (first + count) * heads; ++row) {
+      const float* cosines = table.data() + row / heads * head_dim;
+      const float* sines = cosines + half;
+      float* pair = x + row * head_dim;
       for (int64_t i = 0; i < half; ++i) {
         const float a = pair[i], b = pair[half + i], s = inverse ? -sines[i] : sines[i];
         pair[i] = a * cosines[i] - b * s;
@@ -59,96 +198,54 @@ void Rotate(const std::vector<float>& table, int64_t tokens, int64_t heads, int6
 }
 
 void Attend(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
-            const float* v, float* out) {
-  const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads;
-  const int64_t q_stride = shape.heads * dim, k_stride = shape.kv_heads * dim;
-  const int64_t blocks = (tokens + kQueries - 1) / kQueries;
+            const float* v, float* out, float* softmax) {
+  Sequence sequence(shape, tokens, q, k, v);
+  sequence.PrepareForward();
   const auto attend = [&](int64_t task) {
-    thread_local std::vector<float> weights;
-    const int64_t head = task / blocks, first = task % blocks * kQueries;
-    const int64_t count = std::min(kQueries, tokens - first);
-    const int64_t keys = KeysFor(shape, tokens, first + count);
-    const int64_t kv = head / group * dim;
-    Weights(shape, q + head * dim, q_stride, k + kv, k_stride, first, count, keys, weights);
-    float* to = out + first * q_stride + head * dim;
-    for (int64_t i = 0; i < count; ++i) std::fill_n(to + i * q_stride, dim, 0.0f);
-    Product(shape)(count, dim, keys, {weights.data(), keys, 1}, {v + kv, k_stride, 1}, to,
-                   q_stride);
+    sequence.Forward(task / sequence.blocks(), task % sequence.blocks(), out, softmax);
   };
   // Two products and a softmax.
-  const auto multiplications = static_cast<double>(2 * kQueries * tokens * (dim + 16));
-  ParallelFor(shape.heads * blocks, attend, multiplications / 2e10);
+  const auto multiplications = static_cast<double>(2 * kQueries * tokens * (shape.head_dim + 16));
+  ParallelFor(shape.heads * sequence.blocks(), attend, multiplications / 2e10);
 }
 
-namespace {
-
-// One head's part: d_q in place, d_k and d_v [tokens, head_dim] without gaps.
-void HeadBackward(const AttentionShape& shape, int64_t tokens, int64_t head, const float* q,
-                  const float* k, const float* v, const float* out, const float* d_out, float* d_q,
-                  float* d_k, float* d_v) {
-  const int64_t dim = shape.head_dim, kv = head / (shape.heads / shape.kv_heads) * dim;
-  const int64_t q_stride = shape.heads * dim, k_stride = shape.kv_heads * dim;
-  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim)));
-  thread_local std::vector<float> weights, d_scores;
-  for (int64_t first = 0; first < tokens; first += kQueries) {
-    const int64_t count = std::min(kQueries, tokens - first);
-    const int64_t keys = KeysFor(shape, tokens, first + count);
-    const int64_t at = first * q_stride + head * dim;
-    Weights(shape, q + head * dim, q_stride, k + kv, k_stride, first, count, keys, weights);
-    Product(shape)(keys, dim, count, MatrixOperand{weights.data(), keys, 1}.Transposed(),
-                   {d_out + at, q_stride, 1}, d_v, dim);
-    d_scores.assign(static_cast<size_t>(count * keys), 0.0f);
-    Product(shape)(count, keys, dim, {d_out + at, q_stride, 1},
-                   MatrixOperand{v + kv, k_stride, 1}.Transposed(), d_scores.data(), keys);
-    for (int64_t i = 0; i < count; ++i) {
-      double sum = 0;  // of the weights' gradients under the weights
-      for (int64_t d = 0; d < dim; ++d) {
-        sum += static_cast<double>(out[at + i * q_stride + d]) * d_out[at + i * q_stride + d];
-      }
-      const auto mean = static_cast<float>(sum);
-      float* d_row = d_scores.data() + i * keys;
-      const float* row = weights.data() + i * keys;
-      for (int64_t j = 0; j < keys; ++j) d_row[j] = (d_row[j] - mean) * row[j] * scale;
-    }
-    Product(shape)(count, dim, keys, {d_scores.data(), keys, 1}, {k + kv, k_stride, 1}, d_q + at,
-                   q_stride);
-    Product(shape)(keys, dim, count, MatrixOperand{d_scores.data(), keys, 1}.Transposed(),
-                   {q + at, q_stride, 1}, d_k, dim);
-  }
-}
-
-}  // namespace
-
-void AttendBackward(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
-                    const float* v, const float* out, const float* d_out, float* d_q, float* d_k,
-                    float* d_v) {
+void AttendBackward(const AttentionShape& shape, int64_t tokens, const AttentionPass& pass,
+                    const float* d_out, float* d_q, float* d_k, float* d_v) {
+  // Sums over a head's blocks of queries are made in two parts: more tasks than there are heads,
+  // of about one size where later blocks see more keys.
+  constexpr int64_t kParts = 2;
   const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads, size = tokens * dim;
-  std::fill_n(d_q, tokens * shape.heads * dim, 0.0f);
-  // By head: more tasks than there are heads of keys.
-  std::vector<float> keys(static_cast<size_t>(shape.heads * size)), values(keys.size());
-  const auto backward = [&](int64_t head) {
-    HeadBackward(shape, tokens, head, q, k, v, out, d_out, d_q, keys.data() + head * size,
-                 values.data() + head * size);
+  Sequence sequence(shape, tokens, pass.q, pass.k, pass.v);
+  sequence.PrepareBackward();
+  FloatBuffer keys(static_cast<size_t>(shape.heads * kParts * size)), values(keys.size());
+  const auto backward = [&](int64_t task) {
+    const int64_t head = task / kParts, part = task % kParts;
+    std::fill_n(keys.data() + task * size, size, 0.0f);
+    std::fill_n(values.data() + task * size, size, 0.0f);
+    for (int64_t block = 0; block < sequence.blocks(); ++block) {
+      if ((block + 1) / 2 % kParts != part) continue;
+      sequence.Backward(head, block, pass, d_out, d_q, keys.data() + task * size,
+                        values.data() + task * size);
+    }
   };
   // Five products, as Attend's two.
-  ParallelFor(shape.heads, backward, static_cast<double>(5 * tokens * tokens * dim) / 2e10);
+  ParallelFor(shape.heads * kParts, backward,
+              static_cast<double>(5 * tokens * tokens * dim / kParts) / 2e10);
   // A key's gradients are sums over the heads of its group, in order.
-  ParallelFor(
-      shape.kv_heads * tokens,
-      [&](int64_t task) {
-        const int64_t kv_head = task / tokens, t = task % tokens;
-        const int64_t to = (t * shape.kv_heads + kv_head) * dim;
-        for (int64_t d = 0; d < dim; ++d) {
-          float by_key = 0, by_value = 0;
-          for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-            by_key += keys[static_cast<size_t>(head * size + t * dim + d)];
-            by_value += values[static_cast<size_t>(head * size + t * dim + d)];
-          }
-          d_k[to + d] = by_key;
-          d_v[to + d] = by_value;
+  ForRows(tokens, [&](int64_t first, int64_t count) {
+    for (int64_t row = first * shape.kv_heads; row < (first + count) * shape.kv_heads; ++row) {
+      const int64_t t = row / shape.kv_heads, kv_head = row % shape.kv_heads;
+      for (int64_t d = 0; d < dim; ++d) {
+        float by_key = 0, by_value = 0;
+        for (int64_t p = kv_head * group * kParts; p < (kv_head + 1) * group * kParts; ++p) {
+          by_key += keys[static_cast<size_t>(p * size + t * dim + d)];
+          by_value += values[static_cast<size_t>(p * size + t * dim + d)];
         }
-      },
-      1e-6);
+        d_k[row * dim + d] = by_key;
+        d_v[row * dim + d] = by_value;
+      }
+    }
+  });
 }
 
 }  // namespace quantd::calibration

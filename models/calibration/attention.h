@@ -22,14 +22,17 @@ void Rotate(const std::vector<float>& table, int64_t tokens, int64_t heads, int6
             bool inverse, float* x);
 
 // out [tokens, heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v of q, and k and v of kv_heads,
-// as they are.
+// as they are. `softmax` [heads, tokens, 2] gets the terms of every query's weights (SoftmaxTerms).
 void Attend(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
-            const float* v, float* out);
+            const float* v, float* out, float* softmax);
 
+// What Attend read and made.
+struct AttentionPass {
+  const float *q, *k, *v, *out, *softmax;
+};
 // Gradients of q, k and v (all of them set) from `d_out`, the gradient of `out`.
-void AttendBackward(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
-                    const float* v, const float* out, const float* d_out, float* d_q, float* d_k,
-                    float* d_v);
+void AttendBackward(const AttentionShape& shape, int64_t tokens, const AttentionPass& pass,
+                    const float* d_out, float* d_q, float* d_k, float* d_v);
 
 }  // namespace quantd::calibration
 

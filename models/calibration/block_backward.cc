@@ -7,91 +7,81 @@
 
 namespace quantd::calibration {
 
-void DenseBlock::AddLinearGradients(const std::string& module, const std::vector<float>& x,
-                                    const std::vector<float>& dy, int64_t tokens,
-                                    BlockGradients& gradients) const {
-  const int64_t rows = static_cast<int64_t>(dy.size()) / tokens;
-  const int64_t cols = static_cast<int64_t>(x.size()) / tokens;
+void DenseBlock::AddLinearGradients(const std::string& module, TokenOperand& x, TokenOperand& dy,
+                                    BlockGradients& gradients) {
+  const int64_t rows = dy.width();
   if (const auto weight = gradients.find(module); weight != gradients.end()) {
-    weight->second.resize(static_cast<size_t>(rows * cols));
-    AddProduct(rows, cols, tokens, MatrixOperand{dy.data(), rows, 1}.Transposed(),
-               {x.data(), cols, 1}, weight->second.data());
+    weight->second.resize(static_cast<size_t>(rows * x.width()), 0.0f);
+    products_.AddWeightGradient(dy, x, weight->second.data());
   }
   if (const auto bias = gradients.find(absl::StrCat(module, ".bias")); bias != gradients.end()) {
-    bias->second.resize(static_cast<size_t>(rows));
-    for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t r = 0; r < rows; ++r) bias->second[r] += dy[t * rows + r];
+    bias->second.resize(static_cast<size_t>(rows), 0.0f);
+    const float* values = dy.plain().data;
+    for (int64_t t = 0; t < dy.tokens(); ++t) {
+      for (int64_t r = 0; r < rows; ++r) bias->second[r] += values[t * rows + r];
     }
   }
 }
 
-void DenseBlock::AddNormParameters(const std::string& module, const std::vector<float>& x,
-                                   const std::vector<float>& dy, int64_t tokens,
+void DenseBlock::AddNormParameters(const std::string& module, const FloatBuffer& x,
+                                   const FloatBuffer& dy, int64_t tokens,
                                    BlockGradients& gradients) const {
   const auto weight = gradients.find(module);
   if (weight == gradients.end()) return;
   const auto width = static_cast<size_t>(config_.hidden_size);
-  weight->second.resize(width);
+  weight->second.resize(width, 0.0f);
   const auto bias = gradients.find(absl::StrCat(module, ".bias"));
-  if (bias != gradients.end()) bias->second.resize(width);
+  if (bias != gradients.end()) bias->second.resize(width, 0.0f);
   AddNormParameterGradients(NormArgs(module), tokens, x.data(), dy.data(), config_.hidden_size,
                             weight->second.data(),
                             bias != gradients.end() ? bias->second.data() : nullptr);
 }
 
-void DenseBlock::AddInputGradient(const std::string& module, const std::vector<float>& dy,
-                                  int64_t tokens, std::vector<float>& dx) const {
-  const int64_t rows = static_cast<int64_t>(dy.size()) / tokens;
-  const int64_t cols = static_cast<int64_t>(dx.size()) / tokens;
-  AddProduct(tokens, cols, rows, {dy.data(), rows, 1}, {Find(module, ".weight"), cols, 1},
-             dx.data());
-}
-
-void DenseBlock::AddNormGradients(const std::string& module, const std::vector<float>& x,
-                                  const std::vector<float>& dy, int64_t tokens,
-                                  std::vector<float>& dx) const {
+void DenseBlock::AddNormGradients(const std::string& module, const FloatBuffer& x,
+                                  const FloatBuffer& dy, int64_t tokens, FloatBuffer& dx) const {
   const RowNormArgs norm = NormArgs(module);
   const int64_t width = config_.hidden_size;
-  ParallelFor(tokens, [&](int64_t t) {
-    AddNormGradient(norm, x.data() + t * width, dy.data() + t * width, width,
-                    dx.data() + t * width);
+  ForRows(tokens, [&](int64_t first, int64_t count) {
+    for (int64_t at = first * width; at < (first + count) * width; at += width) {
+      AddNormGradient(norm, x.data() + at, dy.data() + at, width, dx.data() + at);
+    }
   });
 }
 
-void DenseBlock::MlpBackward(const BlockPass& pass, const std::vector<float>& d_output,
-                             std::vector<float>& d_input, BlockGradients& gradients) const {
-  const int64_t tokens = pass.tokens;
-  AddLinearGradients(names_.down, pass[BlockValue::kMlpHidden], d_output, tokens, gradients);
-  std::vector<float> d_gate(pass.gate.size());
-  AddInputGradient(names_.down, d_output, tokens, d_gate);
-  std::vector<float> d_up;
-  if (!names_.up.empty()) d_up.resize(d_gate.size());
-  const int64_t width = config_.intermediate_size;
+void DenseBlock::MlpBackward(const BlockPass& pass, const FloatBuffer& d_output,
+                             FloatBuffer& d_input, BlockGradients& gradients) {
+  const int64_t tokens = pass.tokens, width = config_.intermediate_size;
+  hidden_.Set(pass[BlockValue::kMlpHidden].data(), tokens, width);
+  d_output_.Set(d_output.data(), tokens, config_.hidden_size);
+  AddLinearGradients(names_.down, hidden_, d_output_, gradients);
+  const bool is_gated = !names_.up.empty();
+  FloatBuffer &d_gate = d_hidden_, &d_up = d_gated_;
+  d_gate.resize(pass.gate.size());
+  d_up.resize(is_gated ? d_gate.size() : 0);
+  products_.InputGradient(d_output_, WeightOf(names_.down), false, d_gate.data());
   ForRows(tokens, [&](int64_t first, int64_t count) {
     const int64_t begin = first * width, end = begin + count * width;
-    const float* gate = pass.gate.data() + begin;
-    if (!d_up.empty()) {
-      Activate(activation_, gate, end - begin, d_up.data() + begin);
-      for (int64_t i = begin; i < end; ++i) {
-        d_up[i] *= d_gate[i];
-        d_gate[i] *= pass.up[i];
-      }
-    }
-    MultiplyByDerivative(activation_, gate, end - begin, d_gate.data() + begin);
+    ActivationGradient(activation_, pass.gate.data() + begin,
+                       is_gated ? pass.up.data() + begin : nullptr, end - begin,
+                       d_gate.data() + begin, is_gated ? d_up.data() + begin : nullptr);
   });
-  const std::vector<float>& input = pass[BlockValue::kMlpInput];
-  AddLinearGradients(names_.gate, input, d_gate, tokens, gradients);
-  AddInputGradient(names_.gate, d_gate, tokens, d_input);
-  if (names_.up.empty()) return;
-  AddLinearGradients(names_.up, input, d_up, tokens, gradients);
-  AddInputGradient(names_.up, d_up, tokens, d_input);
+  input_.Set(pass[BlockValue::kMlpInput].data(), tokens, config_.hidden_size);
+  d_gate_.Set(d_gate.data(), tokens, width);
+  AddLinearGradients(names_.gate, input_, d_gate_, gradients);
+  products_.InputGradient(d_gate_, WeightOf(names_.gate), is_encoder(), d_input.data());
+  if (!is_gated) return;
+  d_up_.Set(d_up.data(), tokens, width);
+  AddLinearGradients(names_.up, input_, d_up_, gradients);
+  products_.InputGradient(d_up_, WeightOf(names_.up), true, d_input.data());
 }
 
-void DenseBlock::AttentionBackward(const BlockPass& pass, const std::vector<float>& d_output,
-                                   BlockGradients& gradients) const {
+void DenseBlock::AttentionBackward(const BlockPass& pass, const FloatBuffer& d_output,
+                                   BlockGradients& gradients) {
   const int64_t tokens = pass.tokens;
-  const std::vector<float>& attended = pass[BlockValue::kAttended];
-  AddLinearGradients(names_.o, attended, d_output, tokens, gradients);
+  const FloatBuffer& attended = pass[BlockValue::kAttended];
+  hidden_.Set(attended.data(), tokens, WidthOf(BlockValue::kAttended));
+  d_output_.Set(d_output.data(), tokens, config_.hidden_size);
+  AddLinearGradients(names_.o, hidden_, d_output_, gradients);
   const bool needs_norm = !is_encoder() && gradients.contains(names_.attention_norm);
   bool needs_more = needs_norm;
   for (const std::string& module : {names_.q, names_.k, names_.v}) {
@@ -99,43 +89,55 @@ void DenseBlock::AttentionBackward(const BlockPass& pass, const std::vector<floa
                  gradients.contains(absl::StrCat(module, ".bias"));
   }
   if (!needs_more) return;
-  std::vector<float> d_attended(attended.size());
-  AddInputGradient(names_.o, d_output, tokens, d_attended);
-  std::vector<float> d_q(pass.q.size()), d_k(pass.k.size()), d_v(pass.v.size());
-  AttendBackward(attention_, tokens, pass.q.data(), pass.k.data(), pass.v.data(), attended.data(),
-                 d_attended.data(), d_q.data(), d_k.data(), d_v.data());
+  FloatBuffer& d_attended = d_hidden_;
+  d_attended.resize(attended.size());
+  products_.InputGradient(d_output_, WeightOf(names_.o), false, d_attended.data());
+  d_q_.resize(pass.q.size());
+  d_k_.resize(pass.k.size());
+  d_v_.resize(pass.v.size());
+  AttendBackward(
+      attention_, tokens,
+      {pass.q.data(), pass.k.data(), pass.v.data(), attended.data(), pass.softmax.data()},
+      d_attended.data(), d_q_.data(), d_k_.data(), d_v_.data());
   if (rope_ != nullptr) {
-    Rotate(*rope_, tokens, attention_.heads, attention_.head_dim, true, d_q.data());
-    Rotate(*rope_, tokens, attention_.kv_heads, attention_.head_dim, true, d_k.data());
+    Rotate(*rope_, tokens, attention_.heads, attention_.head_dim, true, d_q_.data());
+    Rotate(*rope_, tokens, attention_.kv_heads, attention_.head_dim, true, d_k_.data());
   }
-  const std::vector<float>& input = pass[BlockValue::kAttentionInput];
-  AddLinearGradients(names_.q, input, d_q, tokens, gradients);
-  AddLinearGradients(names_.k, input, d_k, tokens, gradients);
-  AddLinearGradients(names_.v, input, d_v, tokens, gradients);
+  const FloatBuffer& input = pass[BlockValue::kAttentionInput];
+  input_.Set(input.data(), tokens, config_.hidden_size);
+  FloatBuffer d_input(needs_norm ? input.size() : 0, 0.0f);
+  const std::pair<const std::string&, const FloatBuffer&> readers[] = {
+      {names_.q, d_q_}, {names_.k, d_k_}, {names_.v, d_v_}};
+  for (const auto& [module, gradient] : readers) {
+    const LinearWeight weight = WeightOf(module);
+    d_output_.Set(gradient.data(), tokens, weight.rows);
+    AddLinearGradients(module, input_, d_output_, gradients);
+    if (needs_norm) products_.InputGradient(d_output_, weight, true, d_input.data());
+  }
   if (!needs_norm) return;
-  std::vector<float> d_input(input.size());
-  AddInputGradient(names_.q, d_q, tokens, d_input);
-  AddInputGradient(names_.k, d_k, tokens, d_input);
-  AddInputGradient(names_.v, d_v, tokens, d_input);
   AddNormParameters(names_.attention_norm, pass[BlockValue::kInput], d_input, tokens, gradients);
 }
 
 void DenseBlock::Backward(const BlockPass& pass, std::span<const float> output,
                           BlockGradients& gradients) {
+  RunBackground([&] { BackwardInPlace(pass, output, gradients); });
+}
+
+void DenseBlock::BackwardInPlace(const BlockPass& pass, std::span<const float> output,
+                                 BlockGradients& gradients) {
   const int64_t tokens = pass.tokens;
   // By the sum of the second residual; the MLP's output and its residual share it.
-  std::vector<float> d_sum(output.begin(), output.end());
+  FloatBuffer d_sum(output.begin(), output.end());
   if (is_encoder()) {
-    std::vector<float> d_after(d_sum.size());
+    FloatBuffer d_after(d_sum.size(), 0.0f);
     AddNormGradients(names_.mlp_norm, pass.after_mlp, d_sum, tokens, d_after);
     AddNormParameters(names_.mlp_norm, pass.after_mlp, d_sum, tokens, gradients);
     d_sum = std::move(d_after);
   }
   // Encoders take the residual after the norm, decoders before it.
-  std::vector<float> d_input = is_encoder() ? d_sum : std::vector<float>(d_sum.size());
+  FloatBuffer d_input = is_encoder() ? d_sum : FloatBuffer(d_sum.size());
   MlpBackward(pass, d_sum, d_input, gradients);
-  std::vector<float> d_after_attention =
-      is_encoder() ? std::vector<float>(d_sum.size()) : std::move(d_sum);
+  FloatBuffer d_after_attention = is_encoder() ? FloatBuffer(d_sum.size(), 0.0f) : std::move(d_sum);
   const std::string& norm = is_encoder() ? names_.attention_norm : names_.mlp_norm;
   AddNormGradients(norm, pass[BlockValue::kAfterAttention], d_input, tokens, d_after_attention);
   AddNormParameters(norm, pass[BlockValue::kAfterAttention], d_input, tokens, gradients);

@@ -3,15 +3,15 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "core/parallel.h"
-#include "kernels/bfloat16_product.h"
-#include "kernels/matrix_product.h"
 
 namespace quantd::calibration {
 namespace {
 
-void AddTo(std::vector<float>& sum, const std::vector<float>& term) {
+void AddTo(FloatBuffer& sum, const FloatBuffer& term) {
   constexpr int64_t kTask = 1 << 14;
   const auto size = static_cast<int64_t>(sum.size());
   ParallelFor((size + kTask - 1) / kTask,
@@ -73,23 +73,19 @@ DenseBlock::DenseBlock(const ModelConfig& config, BlockNames names,
       linears_(LinearsOf(config, names_)),
       parameters_(std::move(parameters)),
       rope_(rope),
-      stopped_(std::move(stopped)) {}
-
-void DenseBlock::AddProduct(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
-                            const MatrixOperand& b, float* c) const {
-  constexpr int64_t kPiece = int64_t{1} << 32;  // multiplications
-  const int64_t step = std::clamp<int64_t>(kPiece / (cols * inner) / 96 * 96, 96, rows + 96);
-  for (int64_t first = 0; first < rows; first += step) {
-    if (stopped_ && stopped_()) return;
-    const auto add = bfloat16_ ? AddBFloat16Product : AddMatrixProduct;
-    add(std::min(step, rows - first), cols, inner,
-        {a.data + first * a.row_stride, a.row_stride, a.col_stride}, b, c + first * cols, cols);
-  }
-}
+      products_(std::move(stopped)) {}
 
 std::span<float> DenseBlock::Parameter(absl::string_view name) {
   const auto it = parameters_.find(std::string(name));
+  if (absl::EndsWith(name, ".weight")) {
+    products_.Forget(std::string(absl::StripSuffix(name, ".weight")));
+  }
   return it == parameters_.end() ? std::span<float>() : std::span<float>(it->second);
+}
+
+void DenseBlock::SetBFloat16(bool on) {
+  attention_.bfloat16 = on;
+  products_.SetBFloat16(on);
 }
 
 int64_t DenseBlock::WidthOf(BlockValue value) const {
@@ -102,17 +98,19 @@ const float* DenseBlock::Find(const std::string& module, const char* local) cons
   return it == parameters_.end() ? nullptr : it->second.data();
 }
 
-void DenseBlock::Apply(const std::string& module, const std::vector<float>& x, int64_t tokens,
-                       std::vector<float>& y) const {
-  const auto linear = std::find_if(linears_.begin(), linears_.end(),
-                                   [&](const BlockLinear& l) { return l.module == module; });
-  const int64_t rows = linear->rows, cols = linear->cols;
-  y.assign(static_cast<size_t>(tokens * rows), 0.0f);
-  if (const float* bias = Find(module, ".bias")) {
-    for (int64_t t = 0; t < tokens; ++t) std::copy_n(bias, rows, y.data() + t * rows);
+LinearWeight DenseBlock::WeightOf(const std::string& module) const {
+  const auto linear = std::ranges::find(linears_, module, &BlockLinear::module);
+  return {module, Find(module, ".weight"), linear->rows, linear->cols};
+}
+
+void DenseBlock::Apply(const std::string& module, TokenOperand& x, FloatBuffer& y) {
+  const LinearWeight weight = WeightOf(module);
+  y.resize(static_cast<size_t>(x.tokens() * weight.rows));
+  const float* bias = Find(module, ".bias");
+  for (int64_t t = 0; bias != nullptr && t < x.tokens(); ++t) {
+    std::copy_n(bias, weight.rows, y.data() + t * weight.rows);
   }
-  AddProduct(tokens, rows, cols, {x.data(), cols, 1},
-             MatrixOperand{Find(module, ".weight"), cols, 1}.Transposed(), y.data());
+  products_.Forward(x, weight, bias != nullptr, y.data());
 }
 
 RowNormArgs DenseBlock::NormArgs(const std::string& module) const {
@@ -122,8 +120,8 @@ RowNormArgs DenseBlock::NormArgs(const std::string& module) const {
           .epsilon = static_cast<float>(config_.norm_eps)};
 }
 
-void DenseBlock::Normalize(const std::string& module, const std::vector<float>& x, int64_t tokens,
-                           std::vector<float>& y) const {
+void DenseBlock::Normalize(const std::string& module, const FloatBuffer& x, int64_t tokens,
+                           FloatBuffer& y) const {
   y.resize(x.size());
   const RowNormArgs norm = NormArgs(module);
   const int64_t width = config_.hidden_size;
@@ -146,15 +144,17 @@ void DenseBlock::Continue(BlockPass& pass, BlockValue until) {
   const auto has = [&pass](BlockValue value) { return !pass[value].empty(); };
   const bool attended =
       has(BlockValue::kAfterAttention) || has(BlockValue::kMlpInput) || has(BlockValue::kMlpHidden);
-  if (!attended) AttentionPart(pass, until);
-  if (until > BlockValue::kAttentionOutput) MlpPart(pass, until);
+  RunBackground([&] {
+    if (!attended) AttentionPart(pass, until);
+    if (until > BlockValue::kAttentionOutput) MlpPart(pass, until);
+  });
 }
 
-void DenseBlock::AttentionPart(BlockPass& pass, BlockValue until) const {
+void DenseBlock::AttentionPart(BlockPass& pass, BlockValue until) {
   const int64_t tokens = pass.tokens;
-  std::vector<float>& input = pass[BlockValue::kAttentionInput];
+  FloatBuffer& input = pass[BlockValue::kAttentionInput];
   if (input.empty() && pass[BlockValue::kAttended].empty()) {
-    const std::vector<float>& hidden = pass[BlockValue::kInput];
+    const FloatBuffer& hidden = pass[BlockValue::kInput];
     if (is_encoder()) {
       input = hidden;
     } else {
@@ -162,39 +162,45 @@ void DenseBlock::AttentionPart(BlockPass& pass, BlockValue until) const {
     }
   }
   if (until == BlockValue::kAttentionInput) return;
-  std::vector<float>& attended = pass[BlockValue::kAttended];
+  FloatBuffer& attended = pass[BlockValue::kAttended];
   if (attended.empty()) {
-    Apply(names_.q, input, tokens, pass.q);
-    Apply(names_.k, input, tokens, pass.k);
-    Apply(names_.v, input, tokens, pass.v);
+    input_.Set(input.data(), tokens, config_.hidden_size);
+    Apply(names_.q, input_, pass.q);
+    Apply(names_.k, input_, pass.k);
+    Apply(names_.v, input_, pass.v);
     if (rope_ != nullptr) {
       Rotate(*rope_, tokens, attention_.heads, attention_.head_dim, false, pass.q.data());
       Rotate(*rope_, tokens, attention_.kv_heads, attention_.head_dim, false, pass.k.data());
     }
     attended.resize(pass.q.size());
-    Attend(attention_, tokens, pass.q.data(), pass.k.data(), pass.v.data(), attended.data());
+    pass.softmax.resize(static_cast<size_t>(2 * attention_.heads * tokens));
+    Attend(attention_, tokens, pass.q.data(), pass.k.data(), pass.v.data(), attended.data(),
+           pass.softmax.data());
   }
   if (until == BlockValue::kAttended) return;
-  Apply(names_.o, attended, tokens, pass[BlockValue::kAttentionOutput]);
+  hidden_.Set(attended.data(), tokens, WidthOf(BlockValue::kAttended));
+  Apply(names_.o, hidden_, pass[BlockValue::kAttentionOutput]);
 }
 
-void DenseBlock::MlpActivation(BlockPass& pass) const {
-  const std::vector<float>& input = pass[BlockValue::kMlpInput];
-  std::vector<float>& hidden = pass[BlockValue::kMlpHidden];
-  Apply(names_.gate, input, pass.tokens, pass.gate);
-  if (!names_.up.empty()) Apply(names_.up, input, pass.tokens, pass.up);
+void DenseBlock::MlpActivation(BlockPass& pass) {
+  const FloatBuffer& input = pass[BlockValue::kMlpInput];
+  FloatBuffer& hidden = pass[BlockValue::kMlpHidden];
+  input_.Set(input.data(), pass.tokens, config_.hidden_size);
+  Apply(names_.gate, input_, pass.gate);
+  if (!names_.up.empty()) Apply(names_.up, input_, pass.up);
   hidden.resize(pass.gate.size());
   const int64_t width = config_.intermediate_size;
+  const float* up = names_.up.empty() ? nullptr : pass.up.data();
   ForRows(pass.tokens, [&](int64_t first, int64_t count) {
     const int64_t begin = first * width, end = begin + count * width;
-    Activate(activation_, pass.gate.data() + begin, end - begin, hidden.data() + begin);
-    for (int64_t i = begin; i < end && !pass.up.empty(); ++i) hidden[i] *= pass.up[i];
+    ActivateRow(activation_, pass.gate.data() + begin, up != nullptr ? up + begin : nullptr,
+                end - begin, hidden.data() + begin);
   });
 }
 
-void DenseBlock::MlpPart(BlockPass& pass, BlockValue until) const {
-  std::vector<float>& after_attention = pass[BlockValue::kAfterAttention];
-  std::vector<float>& input = pass[BlockValue::kMlpInput];
+void DenseBlock::MlpPart(BlockPass& pass, BlockValue until) {
+  FloatBuffer& after_attention = pass[BlockValue::kAfterAttention];
+  FloatBuffer& input = pass[BlockValue::kMlpInput];
   const bool from_hidden = !pass[BlockValue::kMlpHidden].empty();
   if (after_attention.empty() && input.empty() && !from_hidden) {
     after_attention = pass[BlockValue::kInput];
@@ -210,7 +216,8 @@ void DenseBlock::MlpPart(BlockPass& pass, BlockValue until) const {
   if (until == BlockValue::kMlpInput) return;
   if (!from_hidden) MlpActivation(pass);
   if (until == BlockValue::kMlpHidden) return;
-  Apply(names_.down, pass[BlockValue::kMlpHidden], pass.tokens, pass[BlockValue::kMlpOutput]);
+  hidden_.Set(pass[BlockValue::kMlpHidden].data(), pass.tokens, config_.intermediate_size);
+  Apply(names_.down, hidden_, pass[BlockValue::kMlpOutput]);
   if (until == BlockValue::kMlpOutput) return;
   pass.after_mlp = is_encoder() ? input : after_attention;
   AddTo(pass.after_mlp, pass[BlockValue::kMlpOutput]);

@@ -12,6 +12,7 @@
 #include "formats/model_config.h"
 #include "kernels/matrix_product.h"
 #include "models/calibration/attention.h"
+#include "models/calibration/linear_products.h"
 #include "models/calibration/row_math.h"
 #include "quantizers/calibrated_block.h"
 
@@ -43,43 +44,39 @@ class DenseBlock final : public CalibratedBlock {
   std::span<float> Parameter(absl::string_view name) override;
   BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) override;
   void Continue(BlockPass& pass, BlockValue until) override;
-  void SetBFloat16(bool on) override { bfloat16_ = attention_.bfloat16 = on; }
+  void SetBFloat16(bool on) override;
   void Backward(const BlockPass& pass, std::span<const float> output,
                 BlockGradients& gradients) override;
 
  private:
   int64_t WidthOf(BlockValue value) const;
   const float* Find(const std::string& module, const char* local) const;
+  LinearWeight WeightOf(const std::string& module) const;
   // y [tokens, rows of the module] = x W^T + bias.
-  void Apply(const std::string& module, const std::vector<float>& x, int64_t tokens,
-             std::vector<float>& y) const;
-  void Normalize(const std::string& module, const std::vector<float>& x, int64_t tokens,
-                 std::vector<float>& y) const;
-  void AttentionPart(BlockPass& pass, BlockValue until) const;
-  void MlpPart(BlockPass& pass, BlockValue until) const;
-  void MlpActivation(BlockPass& pass) const;
+  void Apply(const std::string& module, TokenOperand& x, FloatBuffer& y);
+  void Normalize(const std::string& module, const FloatBuffer& x, int64_t tokens,
+                 FloatBuffer& y) const;
+  void AttentionPart(BlockPass& pass, BlockValue until);
+  void MlpPart(BlockPass& pass, BlockValue until);
+  void MlpActivation(BlockPass& pass);
 
   // The gradients of a linear's weight and bias from its outputs' `dy`, where asked for.
-  void AddLinearGradients(const std::string& module, const std::vector<float>& x,
-                          const std::vector<float>& dy, int64_t tokens,
-                          BlockGradients& gradients) const;
-  // dx += dy W.
-  void AddInputGradient(const std::string& module, const std::vector<float>& dy, int64_t tokens,
-                        std::vector<float>& dx) const;
+  void AddLinearGradients(const std::string& module, TokenOperand& x, TokenOperand& dy,
+                          BlockGradients& gradients);
   // The gradients of a norm's parameters from its outputs' `dy`, where asked for.
-  void AddNormParameters(const std::string& module, const std::vector<float>& x,
-                         const std::vector<float>& dy, int64_t tokens,
-                         BlockGradients& gradients) const;
-  void AddNormGradients(const std::string& module, const std::vector<float>& x,
-                        const std::vector<float>& dy, int64_t tokens, std::vector<float>& dx) const;
-  // From the gradient by kMlpOutput to that by kMlpInput, added to `d_input`.
-  void MlpBackward(const BlockPass& pass, const std::vector<float>& d_output,
-                   std::vector<float>& d_input, BlockGradients& gradients) const;
-  void AttentionBackward(const BlockPass& pass, const std::vector<float>& d_output,
-                         BlockGradients& gradients) const;
-  // C += A B in pieces that take milliseconds, as SetBFloat16 says.
-  void AddProduct(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a,
-                  const MatrixOperand& b, float* c) const;
+  void AddNormParameters(const std::string& module, const FloatBuffer& x, const FloatBuffer& dy,
+                         int64_t tokens, BlockGradients& gradients) const;
+  void AddNormGradients(const std::string& module, const FloatBuffer& x, const FloatBuffer& dy,
+                        int64_t tokens, FloatBuffer& dx) const;
+  // Backward, on the compute thread.
+  void BackwardInPlace(const BlockPass& pass, std::span<const float> output,
+                       BlockGradients& gradients);
+  // From the gradient by kMlpOutput to that by kMlpInput, `d_input`: set, but added for encoders,
+  // whose residual has begun it.
+  void MlpBackward(const BlockPass& pass, const FloatBuffer& d_output, FloatBuffer& d_input,
+                   BlockGradients& gradients);
+  void AttentionBackward(const BlockPass& pass, const FloatBuffer& d_output,
+                         BlockGradients& gradients);
   RowNormArgs NormArgs(const std::string& module) const;
 
   const ModelConfig config_;
@@ -89,8 +86,10 @@ class DenseBlock final : public CalibratedBlock {
   std::vector<BlockLinear> linears_;
   std::map<std::string, std::vector<float>> parameters_;
   const std::vector<float>* rope_;
-  const std::function<bool()> stopped_;
-  bool bfloat16_ = false;
+  LinearProducts products_;
+  // What products read, and gradients on their way, whose memory every pass uses again.
+  TokenOperand input_, hidden_, d_output_, d_gate_, d_up_;
+  FloatBuffer d_hidden_, d_gated_, d_q_, d_k_, d_v_;
 };
 
 }  // namespace quantd::calibration

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <vector>
 
+#include "core/instruction_set.h"
+
 namespace quantd::calibration {
 namespace {
 
@@ -13,14 +15,6 @@ constexpr float kGeluScale = 1.5957691216f;  // 2 sqrt(2/pi)
 
 struct Moments {
   float mean, factor;  // factor: 1 / sqrt(variance + epsilon)
-};
-
-constexpr int kActivations = 6;
-struct RowLoops {
-  void (*activate[kActivations])(const float* x, int64_t n, float* y);
-  void (*multiply_by_derivative[kActivations])(const float* x, int64_t n, float* d);
-  void (*normalize)(const RowNormArgs& norm, const float* x, int64_t n, float* y);
-  void (*softmax)(float* x, int64_t n);
 };
 
 int IndexOf(Activation activation) {
@@ -43,66 +37,68 @@ int IndexOf(Activation activation) {
 }
 
 namespace baseline {
+constexpr char kIsa[] = "baseline";
 #include "models/calibration/row_math_loops.inc"
 }  // namespace baseline
 
 #if defined(__x86_64__)
 #include "kernels/cpu/avx2_begin.inc"
 namespace avx2 {
+constexpr char kIsa[] = "avx2";
 #include "models/calibration/row_math_loops.inc"
 }  // namespace avx2
 #include "kernels/cpu/target_end.inc"
 
 #include "kernels/cpu/avx512_begin.inc"
 namespace avx512 {
+constexpr char kIsa[] = "avx512";
 #include "models/calibration/row_math_loops.inc"
 }  // namespace avx512
 #include "kernels/cpu/target_end.inc"
 #endif
 
-const RowLoops& Loops() {
-  static const RowLoops& loops = [&]() -> const RowLoops& {
+const Variants<RowLoops>& VariantsOfThisCpu() {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vnni")) {
-      return avx512::kLoops;
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::kLoops;
+  static const Variants<RowLoops> variants(&baseline::kLoops, &avx2::kLoops, &avx512::kLoops);
+#else
+  static const Variants<RowLoops> variants(&baseline::kLoops, nullptr, nullptr);
 #endif
-    return baseline::kLoops;
-  }();
-  return loops;
+  return variants;
 }
+
+const RowLoops& Loops() { return VariantsOfThisCpu().best(); }
 
 }  // namespace
 
-void Activate(Activation activation, const float* x, int64_t n, float* y) {
-  Loops().activate[IndexOf(activation)](x, n, y);
+const RowLoops* const* AllRowLoops() { return VariantsOfThisCpu().all(); }
+
+void ActivateRow(Activation activation, const float* gate, const float* up, int64_t n,
+                 float* hidden) {
+  Loops().activate[IndexOf(activation)](gate, up, n, hidden);
 }
 
-void MultiplyByDerivative(Activation activation, const float* x, int64_t n, float* d) {
-  Loops().multiply_by_derivative[IndexOf(activation)](x, n, d);
+void ActivationGradient(Activation activation, const float* gate, const float* up, int64_t n,
+                        float* d_gate, float* d_up) {
+  Loops().gradient[IndexOf(activation)](gate, up, n, d_gate, d_up);
 }
 
 void NormalizeRow(const RowNormArgs& norm, const float* x, int64_t n, float* y) {
   Loops().normalize(norm, x, n, y);
 }
 
-void SoftmaxRow(float* x, int64_t n) { Loops().softmax(x, n); }
-
 void AddNormGradient(const RowNormArgs& norm, const float* x, const float* dy, int64_t n,
                      float* dx) {
-  const Moments m = baseline::MomentsOf(norm, x, n);
-  const auto hat = [x, m](int64_t i) -> double { return (x[i] - m.mean) * m.factor; };
-  const auto g = [dy, &norm](int64_t i) -> double {
-    return static_cast<double>(dy[i]) * norm.weight[i];
-  };
-  const double mean = norm.is_layer_norm ? baseline::Sum(n, g) / n : 0.0;
-  const double along = baseline::Sum(n, [&](int64_t i) { return g(i) * hat(i); }) / n;
-  for (int64_t i = 0; i < n; ++i) {
-    dx[i] += static_cast<float>(m.factor * (g(i) - mean - hat(i) * along));
-  }
+  Loops().norm_gradient(norm, x, dy, n, dx);
+}
+
+SoftmaxTerms SoftmaxRow(float scale, float* x, int64_t n) { return Loops().softmax(scale, x, n); }
+
+void SoftmaxRow(float scale, const SoftmaxTerms& terms, float* x, int64_t n) {
+  Loops().softmax_again(scale, terms, x, n);
+}
+
+void ScoreGradientRow(float scale, const float* weights, float mean, int64_t n, float* d) {
+  Loops().score_gradient(scale, weights, mean, n, d);
 }
 
 void AddNormParameterGradients(const RowNormArgs& norm, int64_t rows, const float* x,

@@ -23,10 +23,13 @@ void ForRows(int64_t rows, const Body& body) {
   ParallelFor((rows + kRows - 1) / kRows, slice, kSeconds);
 }
 
-// y = activation(x), elementwise; kNone, kGelu, kGeluTanh, kRelu, kSilu or kTanh.
-void Activate(Activation activation, const float* x, int64_t n, float* y);
-// d[i] *= the derivative of the activation at x[i].
-void MultiplyByDerivative(Activation activation, const float* x, int64_t n, float* d);
+// hidden = activation(gate) * up, elementwise; `up` may be null: without it. kNone, kGelu,
+// kGeluTanh, kRelu, kSilu or kTanh.
+void ActivateRow(Activation activation, const float* gate, const float* up, int64_t n,
+                 float* hidden);
+// `d_gate` holds the gradient of `hidden` and becomes that of `gate`; d_up (with `up` only) is set.
+void ActivationGradient(Activation activation, const float* gate, const float* up, int64_t n,
+                        float* d_gate, float* d_up);
 
 // weight (and bias, of a layer norm) have n entries, as have x and y.
 struct RowNormArgs {
@@ -45,8 +48,34 @@ void AddNormGradient(const RowNormArgs& norm, const float* x, const float* dy, i
 void AddNormParameterGradients(const RowNormArgs& norm, int64_t rows, const float* x,
                                const float* dy, int64_t n, float* weight, float* bias);
 
-// Turns scores into weights: e^(x - max) / sum.
-void SoftmaxRow(float* x, int64_t n);
+// What makes weights of the scores of one query: e^(scale * score - top) * inverse.
+struct SoftmaxTerms {
+  float top, inverse;
+};
+// Turns scores into weights that sum to 1.
+SoftmaxTerms SoftmaxRow(float scale, float* x, int64_t n);
+// The same weights again.
+void SoftmaxRow(float scale, const SoftmaxTerms& terms, float* x, int64_t n);
+// d = (d - mean) * weights * scale: gradients of weights become those of scores.
+void ScoreGradientRow(float scale, const float* weights, float mean, int64_t n, float* d);
+
+// The loops of one instruction set under the functions above, which take the best. All give the
+// same bits.
+inline constexpr int kRowActivations = 6;  // in the order above
+struct RowLoops {
+  const char* isa;
+  void (*activate[kRowActivations])(const float* gate, const float* up, int64_t n, float* hidden);
+  void (*gradient[kRowActivations])(const float* gate, const float* up, int64_t n, float* d_gate,
+                                    float* d_up);
+  void (*normalize)(const RowNormArgs& norm, const float* x, int64_t n, float* y);
+  void (*norm_gradient)(const RowNormArgs& norm, const float* x, const float* dy, int64_t n,
+                        float* dx);
+  SoftmaxTerms (*softmax)(float scale, float* x, int64_t n);
+  void (*softmax_again)(float scale, const SoftmaxTerms& terms, float* x, int64_t n);
+  void (*score_gradient)(float scale, const float* weights, float mean, int64_t n, float* d);
+};
+// Those that this processor runs, the best last; null-terminated.
+const RowLoops* const* AllRowLoops();
 
 }  // namespace quantd::calibration
 

@@ -176,10 +176,8 @@ absl::StatusOr<QuantizedTensor> DecodeInt8(const ModuleTensors& tensors) {
 }
 
 absl::StatusOr<std::vector<NamedTensor>> EncodeInt8(const QuantizedTensor& weight) {
-  std::vector<uint8_t> codes = weight.codes;
-  for (uint8_t& code : codes) code ^= 0x80;
   std::vector<NamedTensor> out;
-  out.push_back({"weight", TensorOf<uint8_t>(DType::kI8, {weight.rows, weight.cols}, codes)});
+  out.push_back({"weight", CodeTensor(DType::kI8, {weight.rows, weight.cols}, weight.codes, -128)});
   out.push_back({"SCB", FloatTensor(DType::kF32, {weight.rows}, weight.scale)});
   for (NamedTensor& kept : KeptTensors(weight.attributes)) out.push_back(std::move(kept));
   return out;

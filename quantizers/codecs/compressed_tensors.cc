@@ -262,13 +262,10 @@ void EncodeCodes(const QuantizedTensor& weight, CtFormat format, std::vector<Nam
       break;
   }
   if (weight.grid.is_e4m3) {
-    out->push_back({"weight", TensorOf<uint8_t>(DType::kF8E4M3, shape, weight.codes)});
+    out->push_back({"weight", CodeTensor(DType::kF8E4M3, shape, weight.codes)});
     return;
   }
-  std::vector<uint8_t> bytes = weight.codes;
-  const uint8_t first = static_cast<uint8_t>(weight.grid.first);
-  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(byte + first);
-  out->push_back({"weight", TensorOf<uint8_t>(DType::kI8, shape, bytes)});
+  out->push_back({"weight", CodeTensor(DType::kI8, shape, weight.codes, weight.grid.first)});
 }
 
 void EncodeScales(const QuantizedTensor& weight, CtFormat format, CtStrategy strategy,

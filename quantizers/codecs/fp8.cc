@@ -183,8 +183,7 @@ absl::StatusOr<std::vector<NamedTensor>> Fp8Codec::Encode(const QuantizedTensor&
   if (rank == "1") shape = {1};
   const bool exponents = dtype == DType::kU8 || dtype == DType::kF8E8M0;
   std::vector<NamedTensor> out;
-  out.push_back(
-      {"weight", TensorOf<uint8_t>(DType::kF8E4M3, {weight.rows, weight.cols}, weight.codes)});
+  out.push_back({"weight", CodeTensor(DType::kF8E4M3, {weight.rows, weight.cols}, weight.codes)});
   out.push_back({name, exponents ? TensorOf<uint8_t>(dtype, shape, Exponents(weight.scale))
                                  : FloatTensor(dtype, shape, weight.scale)});
   for (NamedTensor& kept : KeptTensors(weight.attributes)) out.push_back(std::move(kept));

@@ -1,7 +1,9 @@
 #include "quantizers/codecs/hqq_packing.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <vector>
 
 #include "core/parallel.h"
 
@@ -25,18 +27,20 @@ int ShiftOf(const HqqPacking& packing, int run) {
   return (packing.per_word - 1 - run) * packing.bits;
 }
 
+// Word rows [begin, end): neighbouring rows of a run are neighbours in the matrix too.
 template <class Word>
-void PackRow(const HqqPacking& packing, std::span<const uint8_t> codes, int64_t row,
-             int64_t word_rows, int64_t rows, int64_t cols, std::byte* out) {
-  for (int64_t c = 0; c < cols; ++c) {
-    uint32_t word = 0;
-    for (int run = 0; run < packing.per_word; ++run) {
-      const int64_t from = run * word_rows + row;
-      if (from < rows) word |= uint32_t{codes[from * cols + c]} << ShiftOf(packing, run);
-    }
-    const Word narrow = static_cast<Word>(word);
-    std::memcpy(out + (row * cols + c) * sizeof(Word), &narrow, sizeof(Word));
+void PackRows(const HqqPacking& packing, std::span<const uint8_t> codes, int64_t begin, int64_t end,
+              int64_t word_rows, int64_t rows, int64_t cols, std::byte* out) {
+  std::vector<Word> words(static_cast<size_t>((end - begin) * cols));
+  for (int run = 0; run < packing.per_word; ++run) {
+    const int64_t first = run * word_rows + begin;
+    const int64_t count = (std::min(rows, run * word_rows + end) - first) * cols;
+    if (count <= 0) break;
+    const uint8_t* from = codes.data() + first * cols;
+    const int shift = ShiftOf(packing, run);
+    for (int64_t i = 0; i < count; ++i) words[i] |= static_cast<Word>(Word{from[i]} << shift);
   }
+  std::memcpy(out + begin * cols * sizeof(Word), words.data(), words.size() * sizeof(Word));
 }
 
 template <class Word>
@@ -86,11 +90,14 @@ Tensor PackHqq(const HqqPacking& packing, std::span<const uint8_t> codes, int64_
                int64_t cols) {
   const int64_t word_rows = HqqWordRows(packing, rows);
   Tensor words = MakeTensor(packing.word, {word_rows, cols});
-  ParallelFor(word_rows, [&](int64_t row) {
+  constexpr int64_t kTask = 1 << 15;  // words, about
+  const int64_t lines = std::max<int64_t>(1, kTask / cols);
+  ParallelFor((word_rows + lines - 1) / lines, [&](int64_t task) {
+    const int64_t begin = task * lines, end = std::min(word_rows, begin + lines);
     if (packing.word == DType::kI32) {
-      PackRow<uint32_t>(packing, codes, row, word_rows, rows, cols, words.bytes.data());
+      PackRows<uint32_t>(packing, codes, begin, end, word_rows, rows, cols, words.bytes.data());
     } else {
-      PackRow<uint8_t>(packing, codes, row, word_rows, rows, cols, words.bytes.data());
+      PackRows<uint8_t>(packing, codes, begin, end, word_rows, rows, cols, words.bytes.data());
     }
   });
   return words;

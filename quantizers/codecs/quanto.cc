@@ -235,20 +235,17 @@ absl::StatusOr<std::vector<NamedTensor>> QuantoCodec::Encode(const QuantizedTens
   const int64_t groups = static_cast<int64_t>(weight.scale.size());
   std::vector<NamedTensor> out;
   if (type->bits == 8) {
-    std::vector<uint8_t> codes = weight.codes;
-    if (type->dtype == DType::kI8) {
-      for (uint8_t& code : codes) code ^= 0x80;
-    }
-    out.push_back({kBytes, TensorOf<uint8_t>(type->dtype, {weight.rows, weight.cols}, codes)});
+    const int first = type->dtype == DType::kI8 ? -128 : 0;
+    out.push_back(
+        {kBytes, CodeTensor(type->dtype, {weight.rows, weight.cols}, weight.codes, first)});
     const bool scalar = Attribute(weight, kScaleRank) == "0";
     out.push_back({kScale, FloatTensor(weight.scale_dtype, scalar ? Shape{} : Shape{groups, 1},
                                        weight.scale)});
   } else {
     const int64_t group = weight.rows * weight.cols / groups;
     const std::vector<uint8_t> bytes = PackRowSlices(weight.codes, groups, group, type->bits);
-    out.push_back(
-        {kPacked, TensorOf<uint8_t>(DType::kU8, {static_cast<int64_t>(bytes.size()) / group, group},
-                                    bytes)});
+    const Shape packed = {static_cast<int64_t>(bytes.size()) / group, group};
+    out.push_back({kPacked, CodeTensor(DType::kU8, packed, bytes)});
     out.push_back({kScale, FloatTensor(weight.scale_dtype, {groups, 1}, weight.scale)});
     if (Attribute(weight, kIntegerShift).empty()) {
       std::vector<float> shift = weight.offset;

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "core/float_types.h"
+#include "core/parallel.h"
 
 namespace quantd {
 namespace {
@@ -89,6 +90,21 @@ absl::StatusOr<Shape> ReadMatrixShape(const ModuleTensors& tensors, absl::string
   ASSIGN_OR_RETURN(const TensorView view, tensors.Describe(local_name));
   RETURN_IF_ERROR(CheckMatrixShape(tensors, local_name, view.shape));
   return view.shape;
+}
+
+Tensor CodeTensor(DType dtype, Shape shape, std::span<const uint8_t> codes, int first) {
+  constexpr int64_t kTask = 1 << 16;
+  constexpr double kSecondsPerTask = 10e-6;  // about
+  Tensor tensor{dtype, std::move(shape), std::vector<std::byte>(codes.size())};
+  const auto count = static_cast<int64_t>(codes.size());
+  const auto copy = [&](int64_t task) {
+    const int64_t end = std::min(count, (task + 1) * kTask);
+    for (int64_t i = task * kTask; i < end; ++i) {
+      tensor.bytes[i] = static_cast<std::byte>(codes[i] + first);
+    }
+  };
+  ParallelFor((count + kTask - 1) / kTask, copy, kSecondsPerTask);
+  return tensor;
 }
 
 Tensor FloatTensor(DType dtype, Shape shape, const std::vector<float>& values) {

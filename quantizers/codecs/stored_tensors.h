@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,9 @@ std::vector<T> Elements(const Tensor& tensor) {
   return values;
 }
 
+// Codes as a tensor of the one-byte `dtype`, each with `first` added (modulo 256): -128 makes
+// signed bytes of codes that count from the least.
+Tensor CodeTensor(DType dtype, Shape shape, std::span<const uint8_t> codes, int first = 0);
 // Floats as a tensor of the floating point `dtype`.
 Tensor FloatTensor(DType dtype, Shape shape, const std::vector<float>& values);
 

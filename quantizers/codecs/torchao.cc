@@ -189,11 +189,9 @@ absl::StatusOr<AoTensor> TensorNamed(absl::string_view name) {
 }
 
 void EncodeInt4(const QuantizedTensor& weight, std::vector<NamedTensor>* out) {
-  std::vector<uint8_t> codes = weight.codes;
-  for (uint8_t& code : codes) code ^= 8;
-  out->push_back({kData, Tensor{DType::kI8,
-                                {weight.rows, weight.cols / 2},
-                                PackNibbles(codes, NibbleOrder::kLowFirst, 0)}});
+  std::vector<std::byte> pairs = PackNibbles(weight.codes, NibbleOrder::kLowFirst, 0);
+  for (std::byte& pair : pairs) pair ^= std::byte{0x88};  // the codes are signed
+  out->push_back({kData, Tensor{DType::kI8, {weight.rows, weight.cols / 2}, std::move(pairs)}});
   const Shape shape = ScaleShape(weight);
   const Shape stored = {shape[1], shape[0]};
   out->push_back({kScale, FloatTensor(weight.scale_dtype, stored,
@@ -203,10 +201,8 @@ void EncodeInt4(const QuantizedTensor& weight, std::vector<NamedTensor>* out) {
 }
 
 void EncodeIntegers(const QuantizedTensor& weight, std::vector<NamedTensor>* out) {
-  std::vector<uint8_t> bytes = weight.codes;
-  const uint8_t first = static_cast<uint8_t>(weight.grid.first);
-  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(byte + first);
-  out->push_back({kData, TensorOf<uint8_t>(DType::kI8, {weight.rows, weight.cols}, bytes)});
+  out->push_back(
+      {kData, CodeTensor(DType::kI8, {weight.rows, weight.cols}, weight.codes, weight.grid.first)});
   const Shape shape = ScaleShape(weight);
   out->push_back({kScale, FloatTensor(weight.scale_dtype, shape, weight.scale)});
   if (Attribute(weight, kZeros) == "none") return;
@@ -217,7 +213,7 @@ void EncodeIntegers(const QuantizedTensor& weight, std::vector<NamedTensor>* out
 
 void EncodeFloat8(const QuantizedTensor& weight, std::vector<NamedTensor>* out) {
   const DType dtype = weight.grid.is_e4m3 ? DType::kF8E4M3 : DType::kF8E5M2;
-  out->push_back({kData, TensorOf<uint8_t>(dtype, {weight.rows, weight.cols}, weight.codes)});
+  out->push_back({kData, CodeTensor(dtype, {weight.rows, weight.cols}, weight.codes)});
   out->push_back({kScale, FloatTensor(DType::kF32, ScaleShape(weight), weight.scale)});
 }
 

@@ -53,7 +53,7 @@ class AqlmScheme : public Scheme {
     const int64_t rows = weight.shape[0], cols = weight.shape[1];
     ASSIGN_OR_RETURN(const std::vector<float> gram, MeanGram(stats, cols, "AQLM"));
     ASSIGN_OR_RETURN(AdditiveResult found,
-                     SolveAdditive(FloatsOf(weight), rows, cols, gram, spec_, StopOf(*stats)));
+                     SolveAdditive(FloatsOf(weight), rows, cols, gram, spec_, StopOf(stats)));
     QuantizedTensor out = EmptyAqlm(config_, rows, cols, DType::kF16);
     out.grid.table = Rounded(std::move(found.codebooks));
     out.scale = Rounded(std::move(found.scales));

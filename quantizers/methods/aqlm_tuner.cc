@@ -182,7 +182,7 @@ class Training {
       }
       for (TunedVector& vector : vectors_) {
         vector.adam.Begin();
-        const std::vector<float>& gradient = gradients_.at(vector.gradient);
+        const FloatBuffer& gradient = gradients_.at(vector.gradient);
         for (size_t i = 0; i < gradient.size(); ++i) {
           vector.adam.Update(i, gradient[i], &vector.values[i]);
         }
@@ -203,10 +203,10 @@ class Training {
     for (const int64_t s : sequences) elements += static_cast<double>(inputs_.tokens(s));
     for (const int64_t s : sequences) {
       RETURN_IF_ERROR(CheckStopped([this] { return Stopped(); }));
-      ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs_.Read(s));
-      ASSIGN_OR_RETURN(const std::vector<float> target, inputs_.ReadTarget(s));
+      ASSIGN_OR_RETURN(const FloatBuffer hidden, inputs_.Read(s));
+      ASSIGN_OR_RETURN(const FloatBuffer target, inputs_.ReadTarget(s));
       const BlockPass pass = block_.Run(BlockValue::kInput, hidden, BlockValue::kOutput);
-      std::vector<float> gradient = pass[BlockValue::kOutput];
+      FloatBuffer gradient = pass[BlockValue::kOutput];
       const double width = static_cast<double>(gradient.size()) / static_cast<double>(pass.tokens);
       const auto factor = static_cast<float>(2 / (elements * width));
       double sum = 0;

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "core/parallel.h"
 #include "quantizers/codecs/autoround.h"
 #include "quantizers/solvers/sign_round_tuner.h"
 
@@ -59,7 +60,11 @@ class Training {
  public:
   Training(CalibratedBlock& block, const BlockInputs& inputs, const AutoRoundTraining& training,
            SolverControl& control)
-      : block_(block), inputs_(inputs), training_(training), control_(control) {}
+      : block_(block),
+        inputs_(inputs),
+        training_(training),
+        control_(control),
+        targets_(inputs.Store("training-targets")) {}
 
   void Add(const BlockLinear& linear, const AutoRoundScheme& scheme) {
     const int bits = scheme.spelling().spec.bits;
@@ -73,17 +78,18 @@ class Training {
                         SignRoundTuner(std::move(weight), scheme.spelling().spec),
                         static_cast<float>(rate),
                         training_.enable_minmax_tuning ? static_cast<float>(range_rate) : 0.0f});
-    gradients_[linear.module].resize(static_cast<size_t>(linear.rows * linear.cols));
+    gradients_[linear.module].resize(static_cast<size_t>(linear.rows * linear.cols), 0.0f);
   }
 
   // Outputs of the block as it is now: what the training aims at.
   absl::Status ReadTargets() {
     for (int64_t s = 0; s < inputs_.sequences(); ++s) {
       if (Stopped()) return Cancelled();
-      ASSIGN_OR_RETURN(const std::vector<float> hidden,
+      ASSIGN_OR_RETURN(const FloatBuffer hidden,
                        inputs_.Read(s, /*original=*/training_.enable_quanted_input));
+      hidden_size_ = static_cast<int64_t>(hidden.size()) / inputs_.tokens(s);
       BlockPass pass = block_.Run(BlockValue::kInput, hidden, BlockValue::kOutput);
-      targets_.push_back(std::move(pass[BlockValue::kOutput]));
+      RETURN_IF_ERROR(targets_.Append(std::move(pass[BlockValue::kOutput])));
     }
     return absl::OkStatus();
   }
@@ -113,6 +119,7 @@ class Training {
   absl::Status Train() {
     Sampler sampler(inputs_.sequences(), training_.batch_size, training_.seed);
     double least = std::numeric_limits<double>::infinity();
+    for (Trained& linear : linears_) linear.tuner.Round(block_.Parameter(WeightOf(linear.module)));
     for (int64_t i = 0; i < training_.iters; ++i) {
       ASSIGN_OR_RETURN(const double loss, Batch(sampler.Next()));
       const bool last = i + 1 == training_.iters;
@@ -122,43 +129,59 @@ class Training {
       }
       const float left = 1 - static_cast<float>(i) / static_cast<float>(training_.iters);
       for (Trained& linear : linears_) {
-        linear.tuner.Step(gradients_[linear.module], linear.rate * left, linear.range_rate * left);
+        linear.tuner.Step(gradients_[linear.module], linear.rate * left, linear.range_rate * left,
+                          block_.Parameter(WeightOf(linear.module)));
       }
     }
     // Runs that were told to stop have given values that mean nothing.
     return Stopped() ? Cancelled() : absl::OkStatus();
   }
 
-  // The mean squared error over some sequences, its gradients in gradients_.
+  // The mean squared error over some sequences, its gradients added to gradients_.
   absl::StatusOr<double> Batch(std::span<const int64_t> sequences) {
-    for (Trained& linear : linears_) {
-      linear.tuner.Round(block_.Parameter(WeightOf(linear.module)));
-      std::ranges::fill(gradients_[linear.module], 0.0f);
-    }
+    const auto width = static_cast<double>(hidden_size_);
     double elements = 0;
-    for (const int64_t s : sequences) elements += static_cast<double>(targets_[s].size());
+    for (const int64_t s : sequences) elements += static_cast<double>(inputs_.tokens(s)) * width;
     double loss = 0;
     for (const int64_t s : sequences) {
       if (Stopped()) return Cancelled();
-      BlockPass& pass = pass_;
-      for (std::vector<float>& values : pass.values) values.clear();
-      pass.tokens = inputs_.tokens(s);
-      ASSIGN_OR_RETURN(pass[BlockValue::kInput], inputs_.Read(s));
-      block_.Continue(pass, BlockValue::kOutput);
-      std::vector<float> gradient = pass[BlockValue::kOutput];
-      // The last token predicts nothing; upstream leaves it out of the loss.
-      const size_t width = gradient.size() / static_cast<size_t>(pass.tokens);
-      const size_t counted = pass.tokens > 1 ? gradient.size() - width : gradient.size();
-      double sum = 0;
-      for (size_t i = 0; i < gradient.size(); ++i) {
-        const float difference = i < counted ? gradient[i] - targets_[s][i] : 0.0f;
-        sum += static_cast<double>(difference) * difference;
-        gradient[i] = static_cast<float>(2 * difference / elements);
-      }
-      loss += sum / elements;
-      block_.Backward(pass, gradient, gradients_);
+      for (FloatBuffer& values : pass_.values) values.clear();
+      pass_.tokens = inputs_.tokens(s);
+      ASSIGN_OR_RETURN(pass_[BlockValue::kInput], inputs_.Read(s));
+      block_.Continue(pass_, BlockValue::kOutput);
+      RETURN_IF_ERROR(targets_.Take(static_cast<size_t>(s), target_));
+      loss += Loss(target_, elements) / elements;
+      targets_.Return(static_cast<size_t>(s), target_);
+      block_.Backward(pass_, gradient_, gradients_);
     }
     return loss;
+  }
+
+  // The sum of squared errors of pass_; the gradient of their mean over `elements` in gradient_.
+  double Loss(const FloatBuffer& target, double elements) {
+    const FloatBuffer& output = pass_[BlockValue::kOutput];
+    const int64_t width = static_cast<int64_t>(output.size()) / pass_.tokens;
+    // The last token predicts nothing; upstream leaves it out of the loss.
+    const int64_t counted = pass_.tokens > 1 ? pass_.tokens - 1 : pass_.tokens;
+    constexpr int64_t kRows = 32;  // of a task
+    gradient_.resize(output.size());
+    std::vector<double> sums(static_cast<size_t>(pass_.tokens));
+    const auto factor = static_cast<float>(2 / elements);
+    const auto rows = [&](int64_t task) {
+      const int64_t end = std::min((task + 1) * kRows, pass_.tokens);
+      for (int64_t t = task * kRows; t < end; ++t) {
+        double sum = 0;
+        for (int64_t i = t * width; i < (t + 1) * width; ++i) {
+          const float difference = t < counted ? output[i] - target[i] : 0.0f;
+          sum += static_cast<double>(difference) * difference;
+          gradient_[i] = difference * factor;
+        }
+        sums[t] = sum;
+      }
+    };
+    ParallelFor((pass_.tokens + kRows - 1) / kRows, rows,
+                static_cast<double>(kRows * width) * 2e-9);
+    return std::accumulate(sums.begin(), sums.end(), 0.0);
   }
 
   CalibratedBlock& block_;
@@ -166,9 +189,12 @@ class Training {
   const AutoRoundTraining& training_;
   SolverControl& control_;
   std::vector<Trained> linears_;
-  std::vector<std::vector<float>> targets_;  // by sequence
+  SequenceStore targets_;
+  int64_t hidden_size_ = 0;
   BlockGradients gradients_;
-  BlockPass pass_;  // whose memory every sequence uses again
+  // Whose memory every sequence uses again.
+  BlockPass pass_;
+  FloatBuffer target_, gradient_;  // gradient: by the block's outputs
 };
 
 }  // namespace

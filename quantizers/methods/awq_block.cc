@@ -104,7 +104,7 @@ absl::StatusOr<Samples> CollectSamples(CalibratedBlock& block, const BlockInputs
   int64_t first = 0;
   for (int64_t s = 0; s < inputs.sequences(); ++s) {
     if (control.stopped && control.stopped()) return Cancelled();
-    ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs.Read(s));
+    ASSIGN_OR_RETURN(const FloatBuffer hidden, inputs.Read(s));
     const BlockPass pass = block.Run(BlockValue::kInput, hidden, BlockValue::kMlpHidden);
     for (const BlockLinear& linear : block.linears()) {
       std::vector<float>& sample = samples[static_cast<size_t>(linear.input)];
@@ -112,7 +112,7 @@ absl::StatusOr<Samples> CollectSamples(CalibratedBlock& block, const BlockInputs
       const auto first_reader =
           std::ranges::find(block.linears(), linear.input, &BlockLinear::input);
       if (&*first_reader != &linear) continue;
-      const std::vector<float>& values = pass[linear.input];
+      const FloatBuffer& values = pass[linear.input];
       for (int64_t t = (step - first % step) % step; t < pass.tokens; t += step) {
         for (int64_t c = 0; c < linear.cols; ++c) {
           sample.push_back(Half(values[t * linear.cols + c]));

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/parallel.h"
+#include "kernels/bfloat16_product.h"
 #include "kernels/matrix_product.h"
 #include "quantizers/input_statistics.h"
 #include "quantizers/solvers/rounding.h"
@@ -18,38 +19,59 @@ absl::Status Cancelled() { return absl::CancelledError("the operation was cancel
 
 std::string WeightOf(const BlockLinear& linear) { return absl::StrCat(linear.module, ".weight"); }
 
-// The values that one kind of linear reads, of all sequences, and what the block makes of them.
+// The values that one kind of linear reads, of all sequences: X [tokens, cols].
 struct StageData {
-  std::vector<std::vector<float>> inputs;      // by sequence, float16 values
-  std::vector<std::vector<float>> references;  // the same
-  std::vector<float> mean_magnitude;           // [cols]
+  std::vector<float> mean_magnitude;  // [cols]
+  SequenceStore inputs;               // float16 values; or
+  std::vector<float> gram;            // X^T X [cols, cols]
+  bool is_finite = true;
 };
+
+// Where the group's outputs are one product X W^T, losses need X^T X alone: |X D^T|^2 is the sum
+// over D's rows of d X^T X d^T. Cheaper as soon as there are more tokens than columns.
+bool NeedsGramAlone(const AwqGroup& group, int64_t tokens) {
+  const bool is_product =
+      group.from == BlockValue::kAttended || group.from == BlockValue::kMlpHidden;
+  return is_product && tokens >= group.linears.front()->cols;
+}
 
 absl::StatusOr<StageData> Collect(CalibratedBlock& block, const BlockInputs& inputs,
                                   const AwqGroup& group, SolverControl& control) {
-  StageData data;
   const int64_t cols = group.linears.front()->cols;
-  std::vector<double> sums(static_cast<size_t>(cols));
   int64_t tokens = 0;
+  for (int64_t s = 0; s < inputs.sequences(); ++s) tokens += inputs.tokens(s);
+  const bool by_gram = NeedsGramAlone(group, tokens);
+  StageData data = {.inputs = inputs.Store("awq-inputs")};
+  InputStatistics statistics(cols, {.gram = by_gram}, tokens);
+  std::vector<double> sums(static_cast<size_t>(cols));
   for (int64_t s = 0; s < inputs.sequences(); ++s) {
     if (control.stopped && control.stopped()) return Cancelled();
-    ASSIGN_OR_RETURN(const std::vector<float> hidden, inputs.Read(s));
-    BlockPass pass = block.Run(BlockValue::kInput, hidden, group.until);
-    std::vector<float>& values = pass[group.from];
+    ASSIGN_OR_RETURN(const FloatBuffer hidden, inputs.Read(s));
+    BlockPass pass = block.Run(BlockValue::kInput, hidden, group.from);
+    FloatBuffer& values = pass[group.from];
     RoundToHalf(values);
-    for (size_t i = 0; i < values.size(); ++i) sums[i % sums.size()] += std::abs(values[i]);
-    tokens += pass.tokens;
-    data.references.push_back(block.Run(group.from, values, group.until)[group.until]);
-    data.inputs.push_back(std::move(values));
+    for (int64_t t = 0; t < pass.tokens; ++t) {
+      for (int64_t c = 0; c < cols; ++c) sums[c] += std::abs(values[t * cols + c]);
+    }
+    if (!by_gram) {
+      RETURN_IF_ERROR(data.inputs.Append(std::move(values)));
+    } else if (data.is_finite) {
+      data.is_finite = statistics.Add(values).ok();  // not beyond float16
+    }
   }
   for (const double sum : sums) {
     data.mean_magnitude.push_back(static_cast<float>(sum / static_cast<double>(tokens)));
+  }
+  if (by_gram && data.is_finite) {
+    data.is_finite = statistics.Finish().ok();
+    const std::span<const float> gram = statistics.View().gram;
+    data.gram.assign(gram.begin(), gram.end());
   }
   return data;
 }
 
 // |a - b|^2, in slices that are added in order.
-double SquaredDistance(const std::vector<float>& a, const std::vector<float>& b) {
+double SquaredDistance(const FloatBuffer& a, const FloatBuffer& b) {
   constexpr size_t kSlice = 1 << 14, kLanes = 16;
   std::vector<double> sums((a.size() + kSlice - 1) / kSlice);
   const auto add = [&](int64_t slice) {
@@ -73,14 +95,17 @@ double SquaredDistance(const std::vector<float>& a, const std::vector<float>& b)
 class FactorSearch {
  public:
   FactorSearch(CalibratedBlock& block, const AwqOptions& options, const AwqGroup& group,
-               StageData data)
-      : block_(block), options_(options), group_(group), data_(std::move(data)) {
+               StageData data, SequenceStore references)
+      : block_(block),
+        options_(options),
+        group_(group),
+        data_(std::move(data)),
+        references_(std::move(references)) {
     for (const BlockLinear* linear : group.linears)
       weights_.push_back(HalfWeightOf(block, *linear));
     std::vector<const HalfMatrix*> pointers;
     for (const HalfMatrix& weight : weights_) pointers.push_back(&weight);
     columns_ = AwqColumnMagnitude(pointers, options.spec);
-    FindGram();
   }
   ~FactorSearch() {
     for (size_t i = 0; i < weights_.size(); ++i) Put(i, weights_[i]);
@@ -88,33 +113,19 @@ class FactorSearch {
   FactorSearch(const FactorSearch&) = delete;
   FactorSearch& operator=(const FactorSearch&) = delete;
 
-  // Empty where no factors give finite outputs. Losses are sums over the sequences, so factors are
-  // given up as soon as theirs is above the least; the first sequence says who is tried first.
+  // Empty where no factors give finite outputs. All are tried with products of bfloat16, many times
+  // as fast on some processors; those that come near the best are told apart in float32.
   absl::StatusOr<std::vector<float>> Best(SolverControl& control) {
     std::vector<Candidate> candidates;
-    for (int step = 0; step < kAwqRatios; ++step) {
-      if (control.stopped && control.stopped()) return Cancelled();
-      candidates.push_back({step, Factors(step), 0});
-      Try(candidates.back());
-      AddLosses(0, 1, std::numeric_limits<double>::infinity(), candidates.back());
-    }
-    std::ranges::stable_sort(candidates, {}, [](const Candidate& c) {
-      return std::isnan(c.loss) ? std::numeric_limits<double>::infinity() : c.loss;
-    });
-    const Candidate* best = nullptr;  // of equal ones the first, as upstream
-    double least = std::numeric_limits<double>::infinity();
-    for (Candidate& candidate : candidates) {
-      if (control.stopped && control.stopped()) return Cancelled();
-      if (!(candidate.loss <= least)) continue;
-      Try(candidate);
-      AddLosses(1, data_.inputs.size(), least, candidate);
-      const bool wins = candidate.loss < least ||
-                        (best != nullptr && candidate.loss == least && candidate.step < best->step);
-      if (!wins) continue;
-      least = candidate.loss;
-      best = &candidate;
-    }
-    return best == nullptr ? std::vector<float>() : best->factors;
+    for (int step = 0; step < kAwqRatios; ++step) candidates.push_back({step, Factors(step), 0});
+    SetBFloat16(true);
+    const absl::Status status = TryAll(near(), control, candidates);
+    SetBFloat16(false);
+    RETURN_IF_ERROR(status);
+    const double least = candidates.front().loss;
+    std::erase_if(candidates, [&](const Candidate& c) { return !(c.loss <= least * near()); });
+    if (candidates.size() > 1) RETURN_IF_ERROR(TryAll(1, control, candidates));
+    return candidates.empty() ? std::vector<float>() : std::move(candidates.front().factors);
   }
 
  private:
@@ -123,6 +134,74 @@ class FactorSearch {
     std::vector<float> factors;
     double loss;  // so far
   };
+
+  // Two losses of bfloat16 products are to each other as those of float32 within this factor. On
+  // SmolLM2's layers they were within 1.003, those by the gram matrix within 1.0001.
+  double near() const { return data_.gram.empty() ? 1.01 : 1.001; }
+
+  // Losses of the candidates, the least first, of equal ones the first step, as upstream. Losses
+  // are sums over the sequences: factors are given up, with a loss of infinity, as soon as theirs
+  // is above `near` times the least; the first sequence says who is tried first.
+  absl::Status TryAll(double near, SolverControl& control, std::vector<Candidate>& candidates) {
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    const auto sort = [&candidates] {
+      std::ranges::sort(candidates, [](const Candidate& a, const Candidate& b) {
+        return std::pair(a.loss, a.step) < std::pair(b.loss, b.step);
+      });
+    };
+    RETURN_IF_ERROR(MakeReferences(control));
+    leader_.clear();
+    for (Candidate& candidate : candidates) {
+      if (control.stopped && control.stopped()) return Cancelled();
+      Try(candidate);
+      candidate.loss = 0;
+      RETURN_IF_ERROR(AddLosses(0, 1, kInfinity, candidate));
+      if (std::isnan(candidate.loss)) candidate.loss = kInfinity;
+    }
+    sort();
+    double most = kInfinity;
+    for (Candidate& candidate : candidates) {
+      if (control.stopped && control.stopped()) return Cancelled();
+      const bool has_hope = candidate.loss < kInfinity && !IsHopeless(0, candidate.loss);
+      if (candidate.loss <= most && has_hope) {
+        Try(candidate);
+        RETURN_IF_ERROR(AddLosses(1, data_.inputs.size(), most, candidate));
+      }
+      if (!(has_hope && candidate.loss <= most)) candidate.loss = kInfinity;
+      most = std::min(most, candidate.loss * near);
+      if (leader_.empty()) leader_ = so_far_;
+    }
+    sort();
+    return absl::OkStatus();
+  }
+
+  // While ranking: whether a loss after `sequence` is so far above that of the candidate which the
+  // first sequence likes best, after the same sequences, that the rest will not make up for it.
+  bool IsHopeless(size_t sequence, double loss) const {
+    if (!in_bfloat16_ || sequence >= leader_.size()) return false;
+    return loss > leader_[sequence] * (1 + 0.4 / static_cast<double>(sequence + 1));
+  }
+
+  void SetBFloat16(bool on) {
+    in_bfloat16_ = on;
+    block_.SetBFloat16(on);
+    if (!on || data_.gram.empty()) return;
+    const int64_t cols = group_.linears.front()->cols;
+    packed_gram_.Pack(ProductSide::kRight, data_.gram.data(), cols, cols);
+  }
+
+  // What the block makes of the sequences with the original weights, and the same products.
+  absl::Status MakeReferences(SolverControl& control) {
+    if (!data_.gram.empty()) return absl::OkStatus();
+    for (size_t i = 0; i < weights_.size(); ++i) Put(i, weights_[i]);
+    references_.Clear();
+    for (size_t s = 0; s < data_.inputs.size(); ++s) {
+      if (control.stopped && control.stopped()) return Cancelled();
+      RETURN_IF_ERROR(RunSequence(s));
+      RETURN_IF_ERROR(references_.Append(pass_[group_.until]));
+    }
+    return absl::OkStatus();
+  }
 
   std::vector<float> Factors(int step) const {
     return AwqFactors(data_.mean_magnitude, columns_, step, options_.duo_scaling);
@@ -136,33 +215,21 @@ class FactorSearch {
     }
   }
 
-  // Where the group's outputs are one product X W^T, losses need X^T X alone: |X D^T|^2 is the sum
-  // over D's rows of d X^T X d^T. Cheaper as soon as there are more tokens than columns.
-  void FindGram() {
-    const int64_t cols = group_.linears.front()->cols;
-    int64_t tokens = 0;
-    for (const auto& inputs : data_.inputs) tokens += static_cast<int64_t>(inputs.size()) / cols;
-    const bool is_product =
-        group_.from == BlockValue::kAttended || group_.from == BlockValue::kMlpHidden;
-    if (!is_product || tokens < cols) return;
-    InputStatistics statistics(cols, {.gram = true}, tokens);
-    for (const auto& inputs : data_.inputs) {
-      if (!statistics.Add(inputs).ok()) return;
-    }
-    if (!statistics.Finish().ok()) return;
-    const std::span<const float> gram = statistics.View().gram;
-    gram_.assign(gram.begin(), gram.end());
-  }
-
-  double LossByGram() const {
+  double LossByGram() {
     const BlockLinear& linear = *group_.linears.front();
     const std::span<const float> tried = block_.Parameter(WeightOf(linear));
-    std::vector<float> difference(tried.size()), product(tried.size());
+    FloatBuffer difference(tried.size()), product(tried.size(), 0.0f);
     for (size_t i = 0; i < tried.size(); ++i) {
       difference[i] = tried[i] - weights_.front().values[i];
     }
-    AddMatrixProduct(linear.rows, linear.cols, linear.cols, {difference.data(), linear.cols, 1},
-                     {gram_.data(), linear.cols, 1}, product.data(), linear.cols);
+    if (in_bfloat16_) {
+      difference_.Pack(ProductSide::kLeft, difference.data(), linear.rows, linear.cols);
+      MultiplyBFloat16(difference_, packed_gram_, {0, linear.rows, linear.cols, linear.cols}, false,
+                       product.data(), linear.cols);
+    } else {
+      AddMatrixProduct(linear.rows, linear.cols, linear.cols, {difference.data(), linear.cols, 1},
+                       {data_.gram.data(), linear.cols, 1}, product.data(), linear.cols);
+    }
     double loss = 0;
     for (size_t i = 0; i < product.size(); ++i) {
       loss += static_cast<double>(product[i]) * difference[i];
@@ -171,20 +238,32 @@ class FactorSearch {
   }
 
   // Of the sequences [first, end), until it is above `least`.
-  void AddLosses(size_t first, size_t end, double least, Candidate& candidate) {
-    if (!gram_.empty()) {
+  absl::Status AddLosses(size_t first, size_t end, double least, Candidate& candidate) {
+    if (!data_.gram.empty()) {
       if (first == 0) candidate.loss = LossByGram();
-      return;
+      return absl::OkStatus();
     }
+    so_far_.assign(first, candidate.loss);
     for (size_t s = first; s < end && !(candidate.loss > least); ++s) {
-      for (std::vector<float>& values : pass_.values) values.clear();
-      std::vector<float>& inputs = data_.inputs[s];
-      pass_.tokens = static_cast<int64_t>(inputs.size()) / group_.linears.front()->cols;
-      pass_[group_.from].swap(inputs);
-      block_.Continue(pass_, group_.until);
-      pass_[group_.from].swap(inputs);
-      candidate.loss += SquaredDistance(pass_[group_.until], data_.references[s]);
+      RETURN_IF_ERROR(RunSequence(s));
+      RETURN_IF_ERROR(references_.Take(s, reference_));
+      candidate.loss += SquaredDistance(pass_[group_.until], reference_);
+      references_.Return(s, reference_);
+      so_far_.push_back(candidate.loss);
+      if (IsHopeless(s, candidate.loss)) candidate.loss = std::numeric_limits<double>::infinity();
     }
+    return absl::OkStatus();
+  }
+
+  // pass_ becomes what the block makes of a sequence with the weights as they are.
+  absl::Status RunSequence(size_t s) {
+    for (FloatBuffer& values : pass_.values) values.clear();
+    FloatBuffer& inputs = pass_[group_.from];
+    RETURN_IF_ERROR(data_.inputs.Take(s, inputs));
+    pass_.tokens = static_cast<int64_t>(inputs.size()) / group_.linears.front()->cols;
+    block_.Continue(pass_, group_.until);
+    data_.inputs.Return(s, inputs);
+    return absl::OkStatus();
   }
 
   CalibratedBlock& block_;
@@ -193,8 +272,12 @@ class FactorSearch {
   StageData data_;
   std::vector<HalfMatrix> weights_;
   std::vector<float> columns_;
-  std::vector<float> gram_;  // [cols, cols], or empty
   BlockPass pass_;
+  bool in_bfloat16_ = false;
+  SequenceStore references_;
+  std::vector<double> so_far_, leader_;  // losses after each sequence: of the last tried, the first
+  FloatBuffer reference_;
+  BFloat16Operand packed_gram_, difference_;
 };
 
 }  // namespace
@@ -211,8 +294,10 @@ void RoundToHalf(std::span<float> values) {
 absl::Status SearchAwqFactors(CalibratedBlock& block, const BlockInputs& inputs,
                               const AwqOptions& options, SolverControl& control, AwqGroup& group) {
   ASSIGN_OR_RETURN(StageData data, Collect(block, inputs, group, control));
-  FactorSearch search(block, options, group, std::move(data));
-  ASSIGN_OR_RETURN(group.factors, search.Best(control));
+  if (data.is_finite) {
+    FactorSearch search(block, options, group, std::move(data), inputs.Store("awq-outputs"));
+    ASSIGN_OR_RETURN(group.factors, search.Best(control));
+  }
   if (group.factors.empty()) {
     control.warnings.push_back(absl::StrCat(group.linears.front()->module,
                                             ": not scaled: no factors give finite outputs"));

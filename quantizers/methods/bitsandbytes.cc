@@ -52,6 +52,7 @@ class Int8Scheme : public Scheme {
  public:
   std::string Describe() const override { return "int8 rows (LLM.int8)"; }
   absl::Status CheckShape(int64_t, int64_t) const override { return absl::OkStatus(); }
+  bool ConvertsItself() const override { return true; }  // into float16
   absl::StatusOr<QuantizedTensor> Quantize(const TensorView& weight,
                                            const InputStats*) const override {
     ASSIGN_OR_RETURN(QuantizedTensor out, QuantizeRowsInt8(weight));

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/float_types.h"
+#include "quantizers/solvers/pieces.h"
 
 namespace quantd {
 
@@ -19,17 +20,18 @@ absl::StatusOr<std::vector<float>> MeanGram(const InputStats* stats, int64_t col
     return gram;
   }
   const auto tokens = static_cast<float>(stats->tokens);
-  for (size_t i = 0; i < gram.size(); ++i) gram[i] = stats->gram[i] / tokens;
+  RETURN_IF_ERROR(ParallelForUnlessStopped(cols, StopOf(stats), [&](int64_t row) {
+    for (int64_t i = row * cols; i < (row + 1) * cols; ++i) gram[i] = stats->gram[i] / tokens;
+  }));
   return gram;
-}
-
-StopRequest StopOf(const InputStats& stats) {
-  return [&stats] { return stats.stopped(); };
 }
 
 std::vector<float> FloatsOf(const TensorView& weight) {
   std::vector<float> values(weight.elements());
-  LoadFloats(weight, 0, weight.elements(), values.data());
+  const int64_t cols = weight.shape.back();
+  ParallelFor(weight.elements() / cols, [&](int64_t row) {
+    LoadFloats(weight, row * cols, cols, values.data() + row * cols);
+  });
   return values;
 }
 

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "quantizers/scheme.h"
-#include "quantizers/solvers/pieces.h"
 
 namespace quantd {
 
@@ -15,9 +14,6 @@ namespace quantd {
 // no token reaches the layer. INVALID_ARGUMENT when there was no calibration.
 absl::StatusOr<std::vector<float>> MeanGram(const InputStats* stats, int64_t cols,
                                             absl::string_view method);
-
-// The stop request of a job.
-StopRequest StopOf(const InputStats& stats);
 
 // A matrix widened to float.
 std::vector<float> FloatsOf(const TensorView& weight);

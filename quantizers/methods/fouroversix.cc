@@ -19,9 +19,10 @@ class FourOverSixScheme : public Scheme {
   }
   absl::Status CheckShape(int64_t, int64_t) const override { return absl::OkStatus(); }
   absl::StatusOr<QuantizedTensor> Quantize(const TensorView& weight,
-                                           const InputStats*) const override {
+                                           const InputStats* stats) const override {
     float absmax = 0;
-    ASSIGN_OR_RETURN(QuantizedTensor out, QuantizeFourOverSix(weight, config_.spec(), &absmax));
+    ASSIGN_OR_RETURN(QuantizedTensor out,
+                     QuantizeFourOverSix(weight, config_.spec(), &absmax, StopOf(stats)));
     MarkFourOverSix(config_, weight.dtype, absmax, &out);
     return out;
   }

@@ -40,8 +40,8 @@ class HiggsScheme : public Scheme {
   }
 
   absl::StatusOr<QuantizedTensor> Quantize(const TensorView& weight,
-                                           const InputStats*) const override {
-    ASSIGN_OR_RETURN(QuantizedTensor out, QuantizeRotatedGrid(weight, spec_));
+                                           const InputStats* stats) const override {
+    ASSIGN_OR_RETURN(QuantizedTensor out, QuantizeRotatedGrid(weight, spec_, StopOf(stats)));
     MarkHiggs(packing_, &out);
     return out;
   }

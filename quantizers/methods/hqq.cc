@@ -49,7 +49,7 @@ class HqqScheme : public Scheme {
   }
 
   absl::StatusOr<QuantizedTensor> Quantize(const TensorView& weight,
-                                           const InputStats*) const override {
+                                           const InputStats* stats) const override {
     HalfQuadraticSpec spec;
     spec.bits = parameters_.bits->bits;
     spec.max_code = parameters_.bits->max_code;
@@ -57,7 +57,7 @@ class HqqScheme : public Scheme {
     spec.axis = parameters_.axis;
     spec.round_zero = parameters_.round_zero;
     spec.optimize = parameters_.optimize;
-    ASSIGN_OR_RETURN(QuantizedTensor out, QuantizeHalfQuadratic(weight, spec));
+    ASSIGN_OR_RETURN(QuantizedTensor out, QuantizeHalfQuadratic(weight, spec, StopOf(stats)));
     MarkHqq(parameters_, &out);
     return out;
   }

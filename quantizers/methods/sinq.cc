@@ -18,8 +18,8 @@ class SinqScheme : public Scheme {
     return CheckSinqShape(spec_, rows, cols);
   }
   absl::StatusOr<QuantizedTensor> Quantize(const TensorView& weight,
-                                           const InputStats*) const override {
-    return QuantizeSinq(weight, spec_);
+                                           const InputStats* stats) const override {
+    return QuantizeSinq(weight, spec_, StopOf(stats));
   }
 
  private:

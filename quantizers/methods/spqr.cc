@@ -44,7 +44,7 @@ class SpqrScheme : public Scheme {
     const int64_t rows = weight.shape[0], cols = weight.shape[1];
     ASSIGN_OR_RETURN(const std::vector<float> gram, MeanGram(stats, cols, "SpQR"));
     ASSIGN_OR_RETURN(QuantizedTensor out,
-                     SolveSpqr(FloatsOf(weight), rows, cols, gram, spec_, StopOf(*stats)));
+                     SolveSpqr(FloatsOf(weight), rows, cols, gram, spec_, StopOf(stats)));
     MarkSpqr(sparse_, &out);
     return out;
   }

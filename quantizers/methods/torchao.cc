@@ -77,22 +77,23 @@ class TorchAoScheme : public Scheme {
   }
 
   absl::StatusOr<QuantizedTensor> Quantize(const TensorView& weight,
-                                           const InputStats*) const override {
+                                           const InputStats* stats) const override {
     if (weight.shape.size() == 2) RETURN_IF_ERROR(CheckShape(weight.shape[0], weight.shape[1]));
-    ASSIGN_OR_RETURN(QuantizedTensor out, Solve(weight));
+    ASSIGN_OR_RETURN(QuantizedTensor out, Solve(weight, StopOf(stats)));
     MarkTorchAo(scheme_, &out);
     return out;
   }
 
  private:
-  absl::StatusOr<QuantizedTensor> Solve(const TensorView& weight) const {
+  absl::StatusOr<QuantizedTensor> Solve(const TensorView& weight,
+                                        const StopRequest& stopped) const {
     switch (scheme_.tensor) {
       case AoTensor::kInt4:
         return QuantizeInt4Groups(weight, scheme_.block.cols);
       case AoTensor::kFloat8:
         return QuantizeFloat8(weight, scheme_.block, scheme_.float_dtype);
       default:
-        return QuantizeAffine(weight, SpecOf(scheme_));
+        return QuantizeAffine(weight, SpecOf(scheme_), stopped);
     }
   }
 

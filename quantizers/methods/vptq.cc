@@ -100,7 +100,7 @@ class VptqScheme : public Scheme {
     spec.enable_norm = layer.enable_norm;
     spec.enable_perm = layer.enable_perm;
     ASSIGN_OR_RETURN(VectorGptqResult found,
-                     SolveVectorGptq(FloatsOf(weight), rows, cols, gram, spec, StopOf(*stats)));
+                     SolveVectorGptq(FloatsOf(weight), rows, cols, gram, spec, StopOf(stats)));
     return Assemble(layer, std::move(found));
   }
 

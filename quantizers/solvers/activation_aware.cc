@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/float_types.h"
 #include "core/parallel.h"
+#include "quantizers/solvers/activation_aware_rounding.h"
 #include "quantizers/solvers/block_walk.h"
 #include "quantizers/solvers/half_products.h"
 #include "quantizers/solvers/rounding.h"
@@ -15,98 +16,7 @@
 namespace quantd {
 namespace {
 
-constexpr float kLeastRange = 1e-5f;
-constexpr float kFar = 0x1p20f;  // beyond every code, within what RoundHalfEven takes
-
 float Half(float value) { return InFloat16::Round(value); }
-float RoundedStep(float value) { return RoundHalfEven(std::clamp(value, -kFar, kFar)); }
-
-// Scale and zero point of a group, and its codes as floats around 0.
-struct Rounding : HalfGrid {
-  Rounding(const float* values, int64_t count, const AwqSpec& spec) {
-    const auto [min, max] = std::minmax_element(values, values + count);
-    if (spec.zero_point) {
-      most = static_cast<float>((1 << spec.bits) - 1);
-      scale = Half(std::max(Half(*max - *min), Half(kLeastRange)) / most);
-      zero = std::clamp(-RoundedStep(Half(*min / scale)), least, most);
-    } else {
-      most = static_cast<float>((1 << (spec.bits - 1)) - 1);
-      least = -most - 1;
-      scale = Half(std::max(std::max(*max, -*min), Half(kLeastRange)) / most);
-    }
-  }
-
-  // From `least` to `most`.
-  float Code(float value) const {
-    return std::clamp(RoundedStep(Half(value / scale)) + zero, least, most);
-  }
-};
-
-// The search of one group of one row.
-class ClipSearch {
- public:
-  ClipSearch(const AwqSpec& spec, int64_t group, const float* samples, int64_t tokens,
-             int64_t stride)
-      : spec_(spec),
-        group_(group),
-        samples_(samples),
-        tokens_(tokens),
-        stride_(stride),
-        reference_(static_cast<size_t>(tokens)),
-        outputs_(reference_.size()),
-        rounded_(static_cast<size_t>(group)) {}
-
-  float Find(const float* weights) {
-    constexpr int kGrid = 20;
-    constexpr int kTries = 10;  // down to half the magnitude
-    float largest = 0;
-    for (int64_t i = 0; i < group_; ++i) largest = std::max(largest, std::abs(weights[i]));
-    Outputs(weights, 0, tokens_, reference_);
-    float best = largest;
-    float least = std::numeric_limits<float>::infinity();
-    for (int k = 0; k < kTries; ++k) {
-      const float limit = Half(largest * static_cast<float>(1.0 - k / double{kGrid}));
-      const float error = Error(weights, limit, least);
-      if (!(error < least)) continue;
-      least = error;
-      best = limit;
-    }
-    return best;
-  }
-
- private:
-  // The mean squared error, or as soon as it can only be above `least` what is known of it.
-  float Error(const float* weights, float limit, float least) {
-    constexpr int64_t kTokens = 64;
-    for (int64_t i = 0; i < group_; ++i) rounded_[i] = std::clamp(weights[i], -limit, limit);
-    products_.round(Rounding(rounded_.data(), group_, spec_), group_, rounded_.data());
-    float sum = 0;
-    for (int64_t first = 0; first < tokens_; first += kTokens) {
-      const int64_t end = std::min(tokens_, first + kTokens);
-      Outputs(rounded_.data(), first, end, outputs_);
-      for (int64_t t = first; t < end; ++t) {
-        const float difference = Half(outputs_[t] - reference_[t]);
-        sum += Half(difference * difference);
-      }
-      if (Half(sum / static_cast<float>(tokens_)) > least) break;
-    }
-    return Half(sum / static_cast<float>(tokens_));
-  }
-
-  // Of tokens [first, end).
-  void Outputs(const float* weights, int64_t first, int64_t end, std::vector<float>& out) const {
-    products_.sums(samples_ + first * stride_, stride_, end - first, weights, group_,
-                   out.data() + first);
-  }
-
-  const HalfProducts& products_ = BestHalfProducts();
-  const AwqSpec& spec_;
-  int64_t group_;
-  const float* samples_;
-  int64_t tokens_;
-  int64_t stride_;
-  std::vector<float> reference_, outputs_, rounded_;
-};
 
 // Calls body(row, first column) for every group, in parallel over rows.
 template <class Body>
@@ -148,15 +58,15 @@ double SquaredDistance(const std::vector<float>& a, const std::vector<float>& b)
   return sum;
 }
 
-absl::Status CheckSamples(std::span<const float> samples, int64_t cols) {
+}  // namespace
+
+absl::Status CheckAwqSamples(std::span<const float> samples, int64_t cols) {
   if (!samples.empty() && static_cast<int64_t>(samples.size()) % cols == 0) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat("AWQ needs inputs of calibration tokens: found ",
                                                  samples.size(), " values for ", cols, " columns"));
 }
-
-}  // namespace
 
 absl::StatusOr<HalfMatrix> ToHalfMatrix(const TensorView& tensor) {
   RETURN_IF_ERROR(CheckWeight(tensor));
@@ -190,7 +100,7 @@ absl::StatusOr<QuantizedTensor> QuantizeAwq(const HalfMatrix& weight, const AwqS
   if (spec.zero_point) out.zero_point.resize(out.scale.size());
   ForEachGroup(weight, group, [&](int64_t row, int64_t col) {
     const float* values = weight.row(row) + col;
-    const Rounding rounding(values, group, spec);
+    const AwqRounding rounding(RangeOf(values, group), spec);
     const int64_t block = out.block_of(row, col);
     out.scale[block] = rounding.scale;
     if (spec.zero_point) out.zero_point[block] = rounding.zero;
@@ -205,33 +115,6 @@ absl::StatusOr<QuantizedTensor> QuantizeAwq(const HalfMatrix& weight, const AwqS
         absl::StrCat("the range of group ", i, " is beyond float16, in which AWQ computes"));
   }
   return out;
-}
-
-absl::StatusOr<std::vector<float>> SearchClip(const HalfMatrix& weight, const AwqSpec& spec,
-                                              std::span<const float> samples,
-                                              const std::function<bool()>& stopped) {
-  RETURN_IF_ERROR(CheckSamples(samples, weight.cols));
-  const int64_t group = spec.GroupOf(weight.cols);
-  const int64_t groups = weight.cols / group;
-  const int64_t tokens = static_cast<int64_t>(samples.size()) / weight.cols;
-  constexpr int64_t kRows = 32;  // that use the samples of a group while they are cached
-  const int64_t bands = (weight.rows + kRows - 1) / kRows;
-  std::vector<float> limits(static_cast<size_t>(weight.rows * groups));
-  std::atomic<bool> cancelled = false;
-  ParallelFor(bands * groups, [&](int64_t task) {
-    if (cancelled || (stopped && stopped())) {
-      cancelled = true;
-      return;
-    }
-    const int64_t g = task % groups;
-    ClipSearch search(spec, group, samples.data() + g * group, tokens, weight.cols);
-    const int64_t end = std::min(weight.rows, (task / groups + 1) * kRows);
-    for (int64_t row = task / groups * kRows; row < end; ++row) {
-      limits[row * groups + g] = search.Find(weight.row(row) + g * group);
-    }
-  });
-  if (cancelled) return absl::CancelledError("the operation was cancelled");
-  return limits;
 }
 
 void ApplyClip(const AwqSpec& spec, std::span<const float> limits, HalfMatrix* weight) {
@@ -303,7 +186,7 @@ HalfMatrix QuantizedWithFactors(const HalfMatrix& weight, const AwqSpec& spec,
     float* values = out.values.data() + row * out.cols + col;
     const float* factor = factors.data() + col;
     loops.multiply(factor, group, values);
-    loops.round(Rounding(values, group, spec), group, values);
+    loops.round(AwqRounding(RangeOf(values, group), spec), group, values);
     loops.divide(factor, group, values);
   });
   return out;
@@ -318,7 +201,7 @@ void ScaleColumns(std::span<const float> factors, HalfMatrix* weight) {
 
 absl::StatusOr<std::vector<float>> SearchFactors(const HalfMatrix& weight, const AwqSpec& spec,
                                                  std::span<const float> samples, bool duo_scaling) {
-  RETURN_IF_ERROR(CheckSamples(samples, weight.cols));
+  RETURN_IF_ERROR(CheckAwqSamples(samples, weight.cols));
   const int64_t tokens = static_cast<int64_t>(samples.size()) / weight.cols;
   std::vector<float> magnitude(static_cast<size_t>(weight.cols));
   for (int64_t i = 0; i < weight.cols; ++i) {

@@ -8,6 +8,7 @@
 #include "quantizers/grids/small_floats.h"
 #include "quantizers/solvers/block_walk.h"
 #include "quantizers/solvers/rounding.h"
+#include "quantizers/solvers/run_loops.h"
 #include "quantizers/solvers/torch_sum.h"
 
 namespace quantd {
@@ -42,56 +43,48 @@ float ScaleOf(const Range& range, const AffineSpec& spec, Codes codes) {
   return A::Round(std::min(A::Round(range.max - range.min), A::kMax) / (codes.max - codes.min));
 }
 
-// Scales and zero points, computed in the weight's dtype.
-template <class A>
-void ChooseScales(const TensorView& weight, const AffineSpec& spec, const BlockLayout& layout,
-                  QuantizedTensor* out) {
-  const Codes codes = CodesOf(spec);
-  const float least = spec.min_scale > 0 ? A::Round(spec.min_scale) : SmallestNormal<A>();
-  for (const Range& range : BlockRanges(weight, layout)) {
-    const float scale = std::clamp(ScaleOf<A>(range, spec, codes), least, A::kMax);
-    out->scale.push_back(scale);
-    if (spec.mapping != AffineMapping::kAsymmetric) continue;
-    const float zero = A::Round(codes.min - RoundHalfEven(A::Round(range.min / scale)));
-    out->zero_point.push_back(std::clamp(zero, codes.min, codes.max));
-  }
-}
-
-void StoreScales(DType dtype, std::vector<float>* scales) {
+float StoredScale(DType dtype, float scale) {
   const float least = dtype == DType::kF16 ? 0x1p-14f : 0x1p-126f;
   const float largest = dtype == DType::kF16    ? InFloat16::kMax
                         : dtype == DType::kBF16 ? InBFloat16::kMax
                                                 : InFloat32::kMax;
-  for (float& scale : *scales) {
-    scale = std::min(RoundTo(dtype, scale), largest);
-    if (scale == 0) scale = least;
-  }
+  scale = std::min(RoundTo(dtype, scale), largest);
+  return scale == 0 ? least : scale;
 }
 
-// Rounds to the dtype of an operation between operands of both dtypes, as torch promotes them.
-template <class Body>
-auto WithPromoted(DType a, DType b, const Body& body) {
-  return WithArithmetic(a == b ? a : DType::kF32, body);
+// The scale and the zero point of a block, computed in the weight's dtype.
+template <class A>
+std::pair<float, float> ScaleAndZero(const Range& range, const AffineSpec& spec, Codes codes) {
+  const float least = spec.min_scale > 0 ? A::Round(spec.min_scale) : SmallestNormal<A>();
+  const float scale = std::clamp(ScaleOf<A>(range, spec, codes), least, A::kMax);
+  if (spec.mapping != AffineMapping::kAsymmetric) return {scale, 0.0f};
+  const float zero = A::Round(codes.min - RoundHalfEven(A::Round(range.min / scale)));
+  return {scale, std::clamp(zero, codes.min, codes.max)};
 }
 
-// q = clamp(round(w * (1 / s)) + z): the reciprocal in the scale's dtype, the rest in `P`.
-template <class P>
-void EncodeCodes(const TensorView& weight, const AffineSpec& spec, const BlockLayout& layout,
-                 QuantizedTensor* out) {
+// The dtype of an operation between operands of both dtypes, as torch promotes them.
+DType Promoted(DType a, DType b) { return a == b ? a : DType::kF32; }
+
+// Chooses scales of blocks and encodes them: q = clamp(round(w * (1 / s)) + z), the reciprocal in
+// the scale's dtype, the rest in the promoted one. `choose(range, block)` fills the scales.
+template <class Choose>
+void EncodeBlocks(const TensorView& weight, const AffineSpec& spec, const BlockLayout& layout,
+                  const Choose& choose, QuantizedTensor* out) {
   const Codes codes = CodesOf(spec);
-  const int first = out->grid.first;
+  const RunLoops& loops = BestRunLoops();
+  const auto encode = loops.In(Promoted(weight.dtype, out->scale_dtype)).multiplied;
   const bool has_zero = !out->zero_point.empty();
-  constexpr float kFar = 0x1p20f;  // beyond every code, within what RoundHalfEven takes
+  const bool one_walk = layout.one_run_per_block();
+  if (!one_walk) {
+    const std::vector<Range> ranges = BlockRanges(weight, layout);
+    for (size_t b = 0; b < ranges.size(); ++b) choose(ranges[b], static_cast<int64_t>(b));
+  }
   ForEachRun(weight, layout, [&](const Run& run) {
+    if (one_walk) choose(loops.range(run.values, run.count), run.block);
     const float inverse = RoundTo(out->scale_dtype, 1.0f / out->scale[run.block]);
     const float zero = has_zero ? out->zero_point[run.block] : 0.0f;
-    uint8_t* code = out->codes.data() + run.first;
-    for (int64_t i = 0; i < run.count; ++i) {
-      const float value = std::clamp(P::Round(run.values[i] * inverse), -kFar, kFar);
-      const float rounded = P::Round(RoundHalfEven(value) + zero);
-      code[i] = static_cast<uint8_t>(
-          static_cast<int32_t>(std::clamp(rounded, codes.min, codes.max)) - first);
-    }
+    encode(run.values, run.count, inverse, {zero, codes.min, codes.max, out->grid.first},
+           out->codes.data() + run.first);
   });
 }
 
@@ -107,10 +100,11 @@ class HqqScales {
     }
   }
 
-  std::vector<float> Solve() {
+  absl::StatusOr<std::vector<float>> Solve(const StopRequest& stopped) {
     constexpr int kIterations = 20;
     constexpr float kTolerance = 1e-5f;
     for (int i = 0; i < kIterations; ++i) {
+      RETURN_IF_ERROR(CheckStopped(stopped));
       const std::vector<float> previous = scales_;
       Step();
       float change = 0;
@@ -179,28 +173,33 @@ QuantizedTensor MakeTensorOf(const TensorView& weight, const BlockShape& block, 
 
 }  // namespace
 
-absl::StatusOr<QuantizedTensor> QuantizeAffine(const TensorView& weight, const AffineSpec& spec) {
+absl::StatusOr<QuantizedTensor> QuantizeAffine(const TensorView& weight, const AffineSpec& spec,
+                                               const StopRequest& stopped) {
   RETURN_IF_ERROR(CheckWeight(weight));
   QuantizedTensor out =
       MakeTensorOf(weight, spec.block, UniformGrid(spec.bits, /*is_signed=*/true));
   const BlockLayout layout{out.rows, out.cols, out.block};
   const bool rescaled = spec.scale_dtype && *spec.scale_dtype != weight.dtype;
+  if (rescaled) out.scale_dtype = *spec.scale_dtype;
   if (spec.hqq_scales) {
-    out.scale = HqqScales(weight, spec, layout).Solve();
+    ASSIGN_OR_RETURN(out.scale, HqqScales(weight, spec, layout).Solve(stopped));
     if (!rescaled) EncodeHqqCodes(weight, spec, layout, &out);
-    StoreScales(weight.dtype, &out.scale);
-    if (!rescaled) return out;
-  } else {
-    WithArithmetic(weight.dtype, [&](auto arithmetic) {
-      ChooseScales<decltype(arithmetic)>(weight, spec, layout, &out);
-    });
+    for (float& scale : out.scale) {
+      scale = StoredScale(out.scale_dtype, StoredScale(weight.dtype, scale));
+    }
+    const auto keep = [](const Range&, int64_t) {};
+    if (rescaled) EncodeBlocks(weight, spec, layout, keep, &out);
+    return out;
   }
-  if (rescaled) {
-    out.scale_dtype = *spec.scale_dtype;
-    StoreScales(out.scale_dtype, &out.scale);
-  }
-  WithPromoted(weight.dtype, out.scale_dtype, [&](auto arithmetic) {
-    EncodeCodes<decltype(arithmetic)>(weight, spec, layout, &out);
+  out.scale.resize(static_cast<size_t>(layout.block_count()));
+  if (spec.mapping == AffineMapping::kAsymmetric) out.zero_point.resize(out.scale.size());
+  WithArithmetic(weight.dtype, [&](auto arithmetic) {
+    const auto choose = [&](const Range& range, int64_t block) {
+      const auto [scale, zero] = ScaleAndZero<decltype(arithmetic)>(range, spec, CodesOf(spec));
+      out.scale[block] = rescaled ? StoredScale(out.scale_dtype, scale) : scale;
+      if (!out.zero_point.empty()) out.zero_point[block] = zero;
+    };
+    EncodeBlocks(weight, spec, layout, choose, &out);
   });
   return out;
 }
@@ -213,18 +212,16 @@ absl::StatusOr<QuantizedTensor> QuantizeInt4Groups(const TensorView& weight, int
   const BlockLayout layout{out.rows, out.cols, out.block};
   out.scale.resize(static_cast<size_t>(layout.block_count()));
   out.offset.resize(out.scale.size());
+  const RunLoops& loops = BestRunLoops();
   ForEachRun(weight, layout, [&](const Run& run) {
-    const auto [low, high] = std::minmax_element(run.values, run.values + run.count);
-    const float min = *low;
-    const float spread = std::min(*high - min, InFloat32::kMax);
+    const Range range = loops.least_and_greatest(run.values, run.count);
+    const float spread = std::min(range.max - range.min, InFloat32::kMax);
     const float scale = std::max(spread, 1e-6f) / 15.0f;
-    uint8_t* code = out.codes.data() + run.first;
-    for (int64_t i = 0; i < run.count; ++i) {
-      const float value = std::clamp((run.values[i] - min) / scale, 0.0f, 15.0f);
-      code[i] = static_cast<uint8_t>(RoundHalfEven(value));
-    }
+    loops.In(DType::kF32)
+        .above_zero(run.values, run.count, scale, {range.min, 0, 15, 0},
+                    out.codes.data() + run.first);
     out.scale[run.block] = RoundTo(weight.dtype, scale);
-    out.offset[run.block] = RoundTo(weight.dtype, min + scale * 8.0f);
+    out.offset[run.block] = RoundTo(weight.dtype, range.min + scale * 8.0f);
   });
   return out;
 }
@@ -240,15 +237,17 @@ absl::StatusOr<QuantizedTensor> QuantizeFloat8(const TensorView& weight, const B
   for (const Range& range : BlockRanges(weight, layout)) {
     out.scale.push_back(RoundTo(weight.dtype, range.absmax() / largest));
   }
+  const auto encode = BestRunLoops().In(DType::kF32).divided_e4m3_or_0;
   ForEachRun(weight, layout, [&](const Run& run) {
+    // A scale that underflowed to zero gives the largest code, as upstream's infinity does.
     const float scale = out.scale[run.block];
     uint8_t* code = out.codes.data() + run.first;
+    if (e4m3) return encode(run.values, run.count, scale, {}, code);
     for (int64_t i = 0; i < run.count; ++i) {
-      // A scale that underflowed to zero gives the largest code, as upstream's infinity does.
       const float value = run.values[i] == 0 && scale == 0
                               ? 0.0f
                               : std::clamp(run.values[i] / scale, -largest, largest);
-      code[i] = e4m3 ? E4M3FromClamped(value) : E5M2FromFloat(value);
+      code[i] = E5M2FromFloat(value);
     }
   });
   return out;

@@ -8,6 +8,7 @@
 
 #include "core/quantized_tensor.h"
 #include "core/status.h"
+#include "core/stop_request.h"
 #include "core/tensor.h"
 
 namespace quantd {
@@ -32,7 +33,8 @@ struct AffineSpec {
 
 // Dequantizes to the weight's dtype. Scales that upstream rounds to infinity become the largest
 // finite number, those that a narrower scale_dtype rounds to zero its smallest normal one.
-absl::StatusOr<QuantizedTensor> QuantizeAffine(const TensorView& weight, const AffineSpec& spec);
+absl::StatusOr<QuantizedTensor> QuantizeAffine(const TensorView& weight, const AffineSpec& spec,
+                                               const StopRequest& stopped = {});
 
 // Signed 4-bit codes in groups of `group_size` columns: scale (max - min) / 15, offset
 // min + 8 * scale, both float32 until they are stored in the weight's dtype. Dequantizes to

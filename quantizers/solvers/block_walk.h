@@ -11,6 +11,7 @@
 #include "core/quantized_tensor.h"
 #include "core/status.h"
 #include "core/tensor.h"
+#include "quantizers/solvers/run_loops.h"
 
 namespace quantd {
 
@@ -20,6 +21,8 @@ struct BlockLayout {
   int64_t cols = 0;
   BlockShape shape;
 
+  // Whether every block is one run, so that its scale and its codes can be found in one walk.
+  bool one_run_per_block() const { return shape.flat || tile_rows() == 1; }
   int64_t tile_rows() const { return shape.rows > 0 ? shape.rows : rows; }
   int64_t tile_cols() const { return shape.cols > 0 ? shape.cols : cols; }
   int64_t block_columns() const { return (cols + tile_cols() - 1) / tile_cols(); }
@@ -34,7 +37,7 @@ absl::Status CheckWeight(const TensorView& weight);
 
 // Consecutive elements of one block. `segment` counts runs in the order of elements.
 struct Run {
-  const float* values;
+  float* values;  // a copy, the body's own
   int64_t count;
   int64_t first;  // element index in the flattened matrix
   int64_t block;
@@ -50,7 +53,8 @@ void ForEachRun(const TensorView& weight, const BlockLayout& layout, const Body&
   const int64_t per_row = layout.block_columns();
   // A slice is a row, or some thousand elements of the flattened matrix.
   const int64_t slice = flat ? width * std::max<int64_t>(1, 16384 / width) : layout.cols;
-  ParallelFor((total + slice - 1) / slice, [&](int64_t index) {
+  constexpr double kSecondsPerElement = 1e-9;  // about
+  const auto run_slice = [&](int64_t index) {
     thread_local std::vector<float> values;
     const int64_t begin = index * slice;
     const int64_t count = std::min(slice, total - begin);
@@ -61,17 +65,12 @@ void ForEachRun(const TensorView& weight, const BlockLayout& layout, const Body&
       const int64_t block = flat ? segment : index / layout.tile_rows() * per_row + k;
       body(Run{values.data() + i, std::min(width, count - i), begin + i, block, segment});
     }
-  });
+  };
+  ParallelFor((total + slice - 1) / slice, run_slice,
+              kSecondsPerElement * static_cast<double>(slice));
 }
 
-// Smallest and largest element of a block, with zero always between them.
-struct Range {
-  float min = 0;
-  float max = 0;
-  float absmax() const { return std::max(max, -min); }  // never minus zero
-};
-
-// One per block.
+// Smallest and largest element of a block, with zero always between them; one per block.
 std::vector<Range> BlockRanges(const TensorView& weight, const BlockLayout& layout);
 
 }  // namespace quantd

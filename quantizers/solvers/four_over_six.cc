@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "core/float_types.h"
-#include "core/parallel.h"
 #include "quantizers/grids/small_floats.h"
 #include "quantizers/solvers/block_walk.h"
+#include "quantizers/solvers/pieces.h"
 #include "quantizers/solvers/rounding.h"
 #include "quantizers/solvers/torch_sum.h"
 
@@ -141,7 +141,8 @@ float FourOverSixSpec::full_scale() const {
 }
 
 absl::StatusOr<QuantizedTensor> QuantizeFourOverSix(const TensorView& weight,
-                                                    const FourOverSixSpec& spec, float* absmax) {
+                                                    const FourOverSixSpec& spec, float* absmax,
+                                                    const StopRequest& stopped) {
   RETURN_IF_ERROR(CheckWeight(weight));
   if (spec.is_mx && !spec.is_static()) {
     return absl::InvalidArgumentError("scale_rule: expected static_6 or static_4 for mxfp4");
@@ -162,11 +163,13 @@ absl::StatusOr<QuantizedTensor> QuantizeFourOverSix(const TensorView& weight,
   // Below, full_scale / absmax would be no number that scales can be relative to.
   if (*absmax > 0) *absmax = std::max(*absmax, 0x1p-100f);
   const int64_t height = spec.square ? spec.block() : 1;
-  ParallelFor((out.rows + height - 1) / height, [&](int64_t line) {
+  const auto quantize_line = [&](int64_t line) {
     for (int64_t block = 0; block < out.block_columns(); ++block) {
       QuantizeBlock(weight, spec, *absmax, line * height, block, &out);
     }
-  });
+  };
+  RETURN_IF_ERROR(
+      ParallelForUnlessStopped((out.rows + height - 1) / height, stopped, quantize_line));
   out.post_scale = *absmax / spec.full_scale();
   out.scale_dtype = spec.is_mx ? DType::kF8E8M0 : DType::kF8E4M3;
   // Upstream multiplies MXFP4's values and scales in float16.

@@ -5,6 +5,7 @@
 
 #include "core/quantized_tensor.h"
 #include "core/status.h"
+#include "core/stop_request.h"
 #include "core/tensor.h"
 
 namespace quantd {
@@ -25,7 +26,8 @@ struct FourOverSixSpec {
 // matrix count as zeros. `absmax` gets the largest magnitude, by which NVFP4 scales are relative;
 // post_scale is absmax / full_scale. Upstream computes in float32, as here.
 absl::StatusOr<QuantizedTensor> QuantizeFourOverSix(const TensorView& weight,
-                                                    const FourOverSixSpec& spec, float* absmax);
+                                                    const FourOverSixSpec& spec, float* absmax,
+                                                    const StopRequest& stopped = {});
 
 }  // namespace quantd
 

@@ -5,7 +5,7 @@
 
 #include "quantizers/grids/small_floats.h"
 #include "quantizers/solvers/block_walk.h"
-#include "quantizers/solvers/rounding.h"
+#include "quantizers/solvers/run_loops.h"
 
 namespace quantd {
 namespace {
@@ -54,11 +54,8 @@ absl::StatusOr<QuantizedTensor> QuantizeTilesFp8(const TensorView& weight, const
   }
   if (power_of_two) out.scale_dtype = DType::kF8E8M0;
   ForEachRun(weight, layout, [&](const Run& run) {
-    const float factor = factors[run.block];
-    uint8_t* codes = out.codes.data() + run.first;
-    for (int64_t i = 0; i < run.count; ++i) {
-      codes[i] = E4M3FromClamped(std::clamp(run.values[i] * factor, -kE4M3Max, kE4M3Max));
-    }
+    BestRunLoops().multiplied_e4m3(run.values, run.count, factors[run.block],
+                                   out.codes.data() + run.first);
   });
   return out;
 }
@@ -68,15 +65,14 @@ absl::StatusOr<QuantizedTensor> QuantizeRowsFp8(const TensorView& weight) {
   QuantizedTensor out = MakeFp8(weight, {.rows = 1, .cols = 0});
   out.dequantized_dtype = DType::kBF16;
   const BlockLayout layout{out.rows, out.cols, out.block};
-  for (const Range& range : BlockRanges(weight, layout)) {
-    out.scale.push_back(std::max(range.absmax() / kE4M3Max, 1.0f / (kE4M3Max * 512.0f)));
-  }
+  out.scale.resize(static_cast<size_t>(layout.block_count()));
+  const RunLoops& loops = BestRunLoops();
   ForEachRun(weight, layout, [&](const Run& run) {
-    const float scale = out.scale[run.block];
-    uint8_t* codes = out.codes.data() + run.first;
-    for (int64_t i = 0; i < run.count; ++i) {
-      codes[i] = E4M3FromClamped(std::clamp(run.values[i] / scale, -kE4M3Max, kE4M3Max));
-    }
+    const float absmax = loops.range(run.values, run.count).absmax();
+    const float scale = std::max(absmax / kE4M3Max, 1.0f / (kE4M3Max * 512.0f));
+    out.scale[run.block] = scale;
+    loops.In(DType::kF32)
+        .divided_e4m3(run.values, run.count, scale, {}, out.codes.data() + run.first);
   });
   return out;
 }

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "core/float_buffer.h"
 #include "core/float_types.h"
 #include "core/parallel.h"
 #include "kernels/linear_algebra/triangular.h"
@@ -12,6 +13,7 @@
 #include "quantizers/solvers/block_walk.h"
 #include "quantizers/solvers/gptq_grid.h"
 #include "quantizers/solvers/gptq_order.h"
+#include "quantizers/solvers/pieces.h"
 #include "quantizers/solvers/rounding.h"
 
 namespace quantd {
@@ -46,7 +48,7 @@ class GptqSolver {
     Reorder();
     RETURN_IF_ERROR(Factor(&result));
     for (int64_t begin = 0; begin < cols_; begin += kBlock) {
-      if (inputs_.stopped && inputs_.stopped()) return absl::CancelledError("stopped");
+      RETURN_IF_ERROR(CheckStopped(inputs_.stopped));
       const int64_t end = std::min(cols_, begin + kBlock);
       std::vector<float> errors(static_cast<size_t>(rows_ * (end - begin)));
       RoundBlock(begin, end, errors.data());
@@ -134,7 +136,7 @@ class GptqSolver {
           result->damp_percent = damp;
           return absl::OkStatus();
         }
-        if (inputs_.stopped && inputs_.stopped()) return absl::CancelledError("stopped");
+        RETURN_IF_ERROR(CheckStopped(inputs_.stopped));
         damp += spec_.damp_auto_increment;
         if (spec_.damp_auto_increment <= 0 || damp >= 1) break;
       }
@@ -147,12 +149,13 @@ class GptqSolver {
   }
 
   bool TryFactor(const std::vector<float>& diagonal, float damping) {
-    ParallelFor(cols_, [&](int64_t i) {
+    const auto fill = [&](int64_t i) {
       const float* moments = inputs_.gram.data() + order_[i] * cols_;
       float* row = factor_.data() + i * cols_;
       for (int64_t j = 0; j < cols_; ++j) row[j] = moments[order_[j]] * moment_scale_;
       row[i] = diagonal[i] + damping;
-    });
+    };
+    if (!ParallelForUnlessStopped(cols_, inputs_.stopped, fill).ok()) return false;
     return UpperFactorOfInverse(factor_.data(), cols_, inputs_.stopped) == cols_;
   }
 
@@ -218,7 +221,8 @@ class GptqSolver {
   const GptqInputs& inputs_;
   const int64_t rows_, cols_;
   const GptqGroups groups_;
-  std::vector<float> weights_, diagonal_, factor_;
+  FloatBuffer weights_, factor_;
+  std::vector<float> diagonal_;
   float moment_scale_ = 1;
   std::vector<uint8_t> codes_;
   std::vector<GptqGrid> grids_;  // [rows, groups]

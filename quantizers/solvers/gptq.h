@@ -6,13 +6,13 @@
 #define QUANTD_QUANTIZERS_SOLVERS_GPTQ_H_
 
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/quantized_tensor.h"
 #include "core/status.h"
+#include "core/stop_request.h"
 #include "core/tensor.h"
 
 namespace quantd {
@@ -37,7 +37,7 @@ struct GptqInputs {
   std::span<const float> gram;  // [cols, cols] sum over the tokens of x x^T
   int64_t tokens = 0;
   // Asked now and then; when true, the solver returns CANCELLED. May be empty.
-  std::function<bool()> stopped;
+  StopRequest stopped;
 };
 
 struct GptqResult {

@@ -1,5 +1,7 @@
 #include "quantizers/solvers/half_products.h"
 
+#include "core/instruction_set.h"
+
 namespace quantd {
 
 namespace half_products_baseline {
@@ -16,33 +18,22 @@ extern const HalfProducts kHalfProducts;
 
 namespace {
 
-struct Variants {
-  const HalfProducts* list[4] = {};
-  int count = 0;
-};
-
-const Variants& VariantsOfThisCpu() {
-  static const Variants variants = [] {
-    Variants v;
-    v.list[v.count++] = &half_products_baseline::kHalfProducts;
+const Variants<HalfProducts>& VariantsOfThisCpu() {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
-      v.list[v.count++] = &half_products_avx2::kHalfProducts;
-    if (__builtin_cpu_supports("avx512f")) v.list[v.count++] = &half_products_avx512::kHalfProducts;
+  static const Variants<HalfProducts> variants(&half_products_baseline::kHalfProducts,
+                                               &half_products_avx2::kHalfProducts,
+                                               &half_products_avx512::kHalfProducts);
+#else
+  static const Variants<HalfProducts> variants(&half_products_baseline::kHalfProducts, nullptr,
+                                               nullptr);
 #endif
-    return v;
-  }();
   return variants;
 }
 
 }  // namespace
 
-const HalfProducts& BestHalfProducts() {
-  const Variants& variants = VariantsOfThisCpu();
-  return *variants.list[variants.count - 1];
-}
+const HalfProducts& BestHalfProducts() { return VariantsOfThisCpu().best(); }
 
-const HalfProducts* const* AllHalfProducts() { return VariantsOfThisCpu().list; }
+const HalfProducts* const* AllHalfProducts() { return VariantsOfThisCpu().all(); }
 
 }  // namespace quantd

@@ -7,6 +7,7 @@
 
 #include "core/quantized_tensor.h"
 #include "core/status.h"
+#include "core/stop_request.h"
 #include "core/tensor.h"
 
 namespace quantd {
@@ -25,9 +26,10 @@ struct HalfQuadraticSpec {
 // Computes in float32, as upstream does on CPUs (on GPUs it iterates in float16), sums in torch's
 // order, and rounds scales and zero points to the dtype of `weight` at the end; dequantizes to that
 // dtype. Where upstream would write infinities, which only ranges near a dtype's limits give,
-// scales and zero points are the largest finite numbers.
+// scales and zero points are the largest finite numbers. CANCELLED when stopped.
 absl::StatusOr<QuantizedTensor> QuantizeHalfQuadratic(const TensorView& weight,
-                                                      const HalfQuadraticSpec& spec);
+                                                      const HalfQuadraticSpec& spec,
+                                                      const StopRequest& stopped = {});
 
 }  // namespace quantd
 

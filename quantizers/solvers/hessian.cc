@@ -22,11 +22,11 @@ absl::StatusOr<OrderedHessian> OrderHessian(std::span<const float> hessian, int6
   }
   out.factor.resize(cols * cols);
   out.dead.resize(cols);
-  ParallelFor(cols, [&](int64_t row) {
+  RETURN_IF_ERROR(ParallelForUnlessStopped(cols, stopped, [&](int64_t row) {
     for (int64_t col = 0; col < cols; ++col) {
       out.factor[row * cols + col] = hessian[int64_t{out.order[row]} * cols + out.order[col]];
     }
-  });
+  }));
   double mean = 0;
   for (int64_t c = 0; c < cols; ++c) {
     float& value = out.factor[c * cols + c];

@@ -9,6 +9,7 @@
 #include "quantizers/grids/small_floats.h"
 #include "quantizers/solvers/block_walk.h"
 #include "quantizers/solvers/rounding.h"
+#include "quantizers/solvers/run_loops.h"
 
 namespace quantd {
 namespace {
@@ -58,25 +59,26 @@ float UsableScale(float scale) {
   return scale == 0 ? kEpsilon : std::min(scale, A::kMax);
 }
 
+// What a block's codes are made with; `zero` only where there are zero points.
+struct BlockScale {
+  float scale;
+  float zero = 0;
+};
+
 template <class A>
-void SymmetricScales(const std::vector<Range>& ranges, Limits limits, QuantizedTensor* out) {
+BlockScale SymmetricScale(const Range& range, Limits limits) {
   const float half_range = (limits.high - limits.low) / 2;
-  for (const Range& range : ranges) {
-    out->scale.push_back(UsableScale<A>(A::Round(range.absmax() / half_range)));
-  }
+  return {UsableScale<A>(A::Round(range.absmax() / half_range))};
 }
 
 template <class A>
-void AsymmetricScales(const std::vector<Range>& ranges, Limits limits, QuantizedTensor* out) {
-  for (const Range& range : ranges) {
-    const float spread = std::min(A::Round(range.max - range.min), A::kMax);
-    const float scale = A::Round(spread / (limits.high - limits.low));
-    // The zero point is found with the scale before zero is replaced: 0/0 counts as 0.
-    const float zero = A::Round(limits.low - A::Round(range.min / scale));
-    const float clamped = std::clamp(zero, limits.low, limits.high);
-    out->zero_point.push_back(std::isnan(zero) ? 0 : RoundHalfEven(clamped));
-    out->scale.push_back(UsableScale<A>(scale));
-  }
+BlockScale AsymmetricScale(const Range& range, Limits limits) {
+  const float spread = std::min(A::Round(range.max - range.min), A::kMax);
+  const float scale = A::Round(spread / (limits.high - limits.low));
+  // The zero point is found with the scale before zero is replaced: 0/0 counts as 0.
+  const float zero = A::Round(limits.low - A::Round(range.min / scale));
+  const float clamped = std::clamp(zero, limits.low, limits.high);
+  return {UsableScale<A>(scale), std::isnan(zero) ? 0 : RoundHalfEven(clamped)};
 }
 
 // The exponent byte of a block: the largest magnitude rounded to a power of two with a quarter (or,
@@ -105,13 +107,9 @@ uint8_t SharedExponent(float absmax, const MinMaxSpec& spec) {
 }
 
 template <class A>
-void PowerOfTwoScales(const std::vector<Range>& ranges, const MinMaxSpec& spec,
-                      QuantizedTensor* out) {
-  out->scale_dtype = DType::kF8E8M0;
-  for (const Range& range : ranges) {
-    const float scale = A::Round(FloatFromE8M0(SharedExponent<A>(range.absmax(), spec)));
-    out->scale.push_back(scale == 0 ? 1.0f : scale);
-  }
+BlockScale PowerOfTwoScale(const Range& range, const MinMaxSpec& spec) {
+  const float scale = A::Round(FloatFromE8M0(SharedExponent<A>(range.absmax(), spec)));
+  return {scale == 0 ? 1.0f : scale};
 }
 
 // A matrix so small that the scale has no place in the dtype, zeros above all, has 1.
@@ -128,78 +126,70 @@ void TwoLevelScales(const std::vector<Range>& ranges, QuantizedTensor* out) {
   float absmax = 0;
   for (const Range& range : ranges) absmax = std::max(absmax, range.absmax());
   const float whole = GlobalScale<A>(absmax);
-  out->scale_dtype = DType::kF8E4M3;
   NestedScales nested;
   nested.super_size = static_cast<int64_t>(ranges.size());
   nested.super_scale = {whole};
-  for (const Range& range : ranges) {
+  for (size_t b = 0; b < ranges.size(); ++b) {
+    const Range& range = ranges[b];
     const float local = A::Round(range.absmax() / kE2M1Max) * whole;
     uint8_t code = E4M3FromClamped(std::clamp(local, -kE4M3Max, kE4M3Max));
     if (code == 0) code = E4M3FromClamped(0.125f);
     nested.scale_codes.push_back(code);
-    out->scale.push_back(FloatFromE4M3(code) / whole);
+    out->scale[b] = FloatFromE4M3(code) / whole;
   }
   out->nested = std::move(nested);
 }
 
 template <class A>
-void ChooseScales(const TensorView& weight, const MinMaxSpec& spec, const BlockLayout& layout,
-                  QuantizedTensor* out) {
-  const std::vector<Range> ranges = BlockRanges(weight, layout);
-  out->scale.reserve(ranges.size());
-  switch (spec.scales) {
-    case Scales::kPowerOfTwo:
-      return PowerOfTwoScales<A>(ranges, spec, out);
-    case Scales::kTwoLevel:
-      return TwoLevelScales<A>(ranges, out);
-    case Scales::kWeightDType:
-      break;
-  }
-  out->scale_dtype = weight.dtype;
-  if (spec.symmetric) return SymmetricScales<A>(ranges, LimitsOf(spec), out);
-  AsymmetricScales<A>(ranges, LimitsOf(spec), out);
+BlockScale ScaleOf(const Range& range, const MinMaxSpec& spec, Limits limits) {
+  if (spec.scales == Scales::kPowerOfTwo) return PowerOfTwoScale<A>(range, spec);
+  return spec.symmetric ? SymmetricScale<A>(range, limits) : AsymmetricScale<A>(range, limits);
 }
 
-// Codes of every run: `encode` takes value / scale + zero point, clamped to the limits.
-template <class A, class Encode>
-void EncodeAll(const TensorView& weight, const BlockLayout& layout, Limits limits,
-               const Encode& encode, QuantizedTensor* out) {
-  const bool has_zero = !out->zero_point.empty();
-  ForEachRun(weight, layout, [&](const Run& run) {
-    const float scale = out->scale[run.block];
-    const float zero = has_zero ? out->zero_point[run.block] : 0.0f;
-    uint8_t* codes = out->codes.data() + run.first;
-    if (has_zero) {
-      for (int64_t i = 0; i < run.count; ++i) {
-        const float value = A::Round(A::Round(run.values[i] / scale) + zero);
-        codes[i] = encode(std::clamp(value, limits.low, limits.high));
-      }
-    } else {
-      for (int64_t i = 0; i < run.count; ++i) {
-        codes[i] = encode(std::clamp(A::Round(run.values[i] / scale), limits.low, limits.high));
-      }
-    }
-  });
-}
-
-template <class A>
-void EncodeValues(const TensorView& weight, const MinMaxSpec& spec, const BlockLayout& layout,
-                  QuantizedTensor* out) {
-  const Limits limits = LimitsOf(spec);
+DTypeRunLoops::Encode EncodingOf(const MinMaxSpec& spec, const DTypeRunLoops& loops) {
   switch (spec.values) {
     case Values::kE2M1:
-      return EncodeAll<A>(weight, layout, limits, E2M1FromClamped, out);
+      return loops.divided_e2m1;
     case Values::kE2M3:
-      return EncodeAll<A>(weight, layout, limits, E2M3FromClamped, out);
+      return loops.divided_e2m3;
     case Values::kE4M3:
-      return EncodeAll<A>(weight, layout, limits, E4M3FromClamped, out);
+      return loops.divided_e4m3;
     case Values::kInteger:
       break;
   }
-  const auto encode = [low = limits.low](float value) {
-    return static_cast<uint8_t>(static_cast<int32_t>(RoundHalfEven(value) - low));
+  return spec.symmetric ? loops.divided : loops.divided_with_zero;
+}
+
+// Scales and codes, in one walk where a run is all of its block.
+template <class A>
+void Encode(const TensorView& weight, const MinMaxSpec& spec, const BlockLayout& layout,
+            QuantizedTensor* out) {
+  const Limits limits = LimitsOf(spec);
+  const RunLoops& loops = BestRunLoops();
+  // NVFP4 divides in float32 by the float32 product of its two scales.
+  const bool two_level = spec.scales == Scales::kTwoLevel;
+  const auto encode = EncodingOf(spec, loops.In(two_level ? DType::kF32 : weight.dtype));
+  const bool has_zero = !out->zero_point.empty();
+  const bool one_walk = layout.one_run_per_block() && !two_level;
+  const auto choose = [&](const Range& range, int64_t block) {
+    const BlockScale chosen = ScaleOf<A>(range, spec, limits);
+    out->scale[block] = chosen.scale;
+    if (has_zero) out->zero_point[block] = chosen.zero;
   };
-  EncodeAll<A>(weight, layout, limits, encode, out);
+  if (!one_walk) {
+    const std::vector<Range> ranges = BlockRanges(weight, layout);
+    if (two_level) TwoLevelScales<A>(ranges, out);
+    for (size_t b = 0; !two_level && b < ranges.size(); ++b) {
+      choose(ranges[b], static_cast<int64_t>(b));
+    }
+  }
+  ForEachRun(weight, layout, [&](const Run& run) {
+    if (one_walk) choose(loops.range(run.values, run.count), run.block);
+    const float zero = has_zero ? out->zero_point[run.block] : 0.0f;
+    encode(run.values, run.count, out->scale[run.block],
+           {zero, limits.low, limits.high, static_cast<int>(limits.low)},
+           out->codes.data() + run.first);
+  });
 }
 
 }  // namespace
@@ -214,13 +204,20 @@ absl::StatusOr<QuantizedTensor> QuantizeMinMax(const TensorView& weight, const M
   out.dequantized_dtype = spec.scales == Scales::kWeightDType ? weight.dtype : DType::kBF16;
   out.codes.resize(static_cast<size_t>(out.rows * out.cols));
   const BlockLayout layout{out.rows, out.cols, out.block};
+  out.scale.resize(static_cast<size_t>(layout.block_count()));
+  switch (spec.scales) {
+    case Scales::kPowerOfTwo:
+      out.scale_dtype = DType::kF8E8M0;
+      break;
+    case Scales::kTwoLevel:
+      out.scale_dtype = DType::kF8E4M3;
+      break;
+    case Scales::kWeightDType:
+      out.scale_dtype = weight.dtype;
+      if (!spec.symmetric) out.zero_point.resize(out.scale.size());
+  }
   WithArithmetic(weight.dtype, [&](auto arithmetic) {
-    using A = decltype(arithmetic);
-    ChooseScales<A>(weight, spec, layout, &out);
-    // NVFP4 divides in float32 by the float32 product of its two scales.
-    if (spec.scales == Scales::kTwoLevel)
-      return EncodeValues<InFloat32>(weight, spec, layout, &out);
-    EncodeValues<A>(weight, spec, layout, &out);
+    Encode<decltype(arithmetic)>(weight, spec, layout, &out);
   });
   return out;
 }

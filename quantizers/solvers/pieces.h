@@ -3,20 +3,30 @@
 #define QUANTD_QUANTIZERS_SOLVERS_PIECES_H_
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
-#include <functional>
 
 #include "core/parallel.h"
 #include "core/status.h"
+#include "core/stop_request.h"
 
 namespace quantd {
 
-// Asked every tenths of a second; true ends a solver with CANCELLED. May be empty.
-using StopRequest = std::function<bool()>;
-
-inline absl::Status CheckStopped(const StopRequest& stopped) {
-  if (stopped && stopped()) return absl::CancelledError("the operation was cancelled");
-  return absl::OkStatus();
+// body(i) for i in [0, count) as ParallelFor, each of them some milliseconds at most. CANCELLED,
+// with some left out, when `stopped` says so, which is asked before every call.
+template <class Body>
+absl::Status ParallelForUnlessStopped(int64_t count, const StopRequest& stopped, const Body& body) {
+  std::atomic<bool> ends{false};
+  ParallelFor(count, [&](int64_t i) {
+    if (ends.load(std::memory_order_relaxed)) return;
+    if (stopped && stopped()) {
+      ends.store(true, std::memory_order_relaxed);
+    } else {
+      body(i);
+    }
+  });
+  if (!ends) return absl::OkStatus();
+  return absl::CancelledError("the operation was cancelled");
 }
 
 // body(i) for i in [0, count) as ParallelFor, which takes about `operations` additions and

@@ -7,6 +7,7 @@
 #include "quantizers/grids/small_floats.h"
 #include "quantizers/solvers/block_walk.h"
 #include "quantizers/solvers/rounding.h"
+#include "quantizers/solvers/run_loops.h"
 
 namespace quantd {
 namespace {
@@ -21,69 +22,58 @@ QuantizedTensor MakeMatrix(const TensorView& weight) {
   return out;
 }
 
-// Calls body(run, scale of its row, codes of its first element) for all rows.
-template <class Body>
-void ForEachRow(const TensorView& weight, QuantizedTensor* out, const Body& body) {
-  ForEachRun(weight, {out->rows, out->cols, out->block}, [&](const Run& run) {
-    body(run, out->scale[run.block], out->codes.data() + run.first);
-  });
-}
-
-// `nan` is the code of 0/0, what upstream makes of a row of zeros; its sign is that of x86
-// processors.
+// Of a small float that has no loop of its own. `nan` is the code of 0/0, what upstream makes of a
+// row of zeros; its sign is that of x86 processors.
 template <class A, class Encode>
-void EncodeFloats(const TensorView& weight, float max, const Encode& encode, QuantizedTensor* out) {
-  ForEachRow(weight, out, [&](const Run& run, float scale, uint8_t* codes) {
-    for (int64_t i = 0; i < run.count; ++i) {
-      const float ratio = run.values[i] / scale;
-      codes[i] = std::isnan(ratio) ? 0 : encode(std::clamp(A::Round(ratio), -max, max));
-    }
-  });
-}
-
-template <class A>
-void EncodeInt8(const TensorView& weight, QuantizedTensor* out) {
-  ForEachRow(weight, out, [&](const Run& run, float scale, uint8_t* codes) {
-    for (int64_t i = 0; i < run.count; ++i) {
-      const float ratio = run.values[i] / scale;
-      // 0/0 in a row of zeros becomes 0 when it is cast to int8.
-      const float value = std::isnan(ratio) ? 0 : std::clamp(A::Round(ratio), -128.0f, 127.0f);
-      codes[i] = static_cast<uint8_t>(static_cast<int>(RoundHalfEven(value)) + 128);
-    }
-  });
-}
-
-template <class A>
-void EncodeRows(const TensorView& weight, DType codes, float max, QuantizedTensor* out) {
-  for (const Range& range : BlockRanges(weight, {out->rows, out->cols, out->block})) {
-    out->scale.push_back(A::Round(range.absmax() / max));
-  }
-  switch (codes) {
-    case DType::kF8E4M3:
-      out->grid = E4M3Grid();
-      return EncodeFloats<A>(weight, max, E4M3FromClamped, out);
-    case DType::kF8E4M3FNUZ:
-      out->grid = E4M3FNUZGrid();
-      return EncodeFloats<A>(weight, max, E4M3FNUZFromFloat, out);
-    case DType::kF8E5M2:
-      out->grid = E5M2Grid();
-      return EncodeFloats<A>(weight, max, E5M2FromFloat, out);
-    default:
-      out->grid = UniformGrid(8, /*is_signed=*/true);
-      return EncodeInt8<A>(weight, out);
+void EncodeFloats(const Run& run, float scale, float max, const Encode& encode, uint8_t* codes) {
+  for (int64_t i = 0; i < run.count; ++i) {
+    const float ratio = run.values[i] / scale;
+    codes[i] = std::isnan(ratio) ? 0 : encode(std::clamp(A::Round(ratio), -max, max));
   }
 }
 
-// Scale and offset (minus quanto's shift) of every group.
 template <class A>
-void ChooseScales(const TensorView& weight, int bits, QuantizedTensor* out) {
-  const float steps = static_cast<float>((1 << bits) - 1);
+void EncodeRows(const TensorView& weight, DType dtype, float max, QuantizedTensor* out) {
+  out->grid = dtype == DType::kF8E4M3       ? E4M3Grid()
+              : dtype == DType::kF8E4M3FNUZ ? E4M3FNUZGrid()
+              : dtype == DType::kF8E5M2     ? E5M2Grid()
+                                            : UniformGrid(8, /*is_signed=*/true);
+  out->scale.resize(static_cast<size_t>(out->rows));
+  const RunLoops& loops = BestRunLoops();
+  const DTypeRunLoops& rounding = loops.In(A::kDType);
   ForEachRun(weight, {out->rows, out->cols, out->block}, [&](const Run& run) {
-    const auto [low, high] = std::minmax_element(run.values, run.values + run.count);
+    const float scale = A::Round(loops.range(run.values, run.count).absmax() / max);
+    out->scale[run.block] = scale;
+    uint8_t* codes = out->codes.data() + run.first;
+    switch (dtype) {
+      case DType::kF8E4M3:
+        // Its loop clamps at the format's own limit, which is quanto's.
+        return rounding.divided_e4m3_or_0(run.values, run.count, scale, {}, codes);
+      case DType::kF8E4M3FNUZ:
+        return EncodeFloats<A>(run, scale, max, E4M3FNUZFromFloat, codes);
+      case DType::kF8E5M2:
+        return EncodeFloats<A>(run, scale, max, E5M2FromFloat, codes);
+      default:
+        // 0/0 in a row of zeros becomes 0 when it is cast to int8.
+        return rounding.divided_or_0(run.values, run.count, scale, {0, -128, 127, -128}, codes);
+    }
+  });
+}
+
+// Codes, scale and offset (minus quanto's shift) of every group.
+template <class A>
+void EncodeGroups(const TensorView& weight, int bits, QuantizedTensor* out) {
+  const float steps = static_cast<float>((1 << bits) - 1);
+  const RunLoops& loops = BestRunLoops();
+  ForEachRun(weight, {out->rows, out->cols, out->block}, [&](const Run& run) {
+    const Range range = loops.least_and_greatest(run.values, run.count);
     // Only weights near the dtype's own limits exceed it here.
-    const float spread = std::min(A::Round(*high - *low), A::kMax);
-    out->scale[run.block] = A::Round(spread / steps);
-    out->offset[run.block] = *low;
+    const float spread = std::min(A::Round(range.max - range.min), A::kMax);
+    const float scale = A::Round(spread / steps);
+    out->scale[run.block] = scale;
+    out->offset[run.block] = range.min;
+    loops.In(A::kDType).above_zero(run.values, run.count, scale, {range.min, 0, steps, 0},
+                                   out->codes.data() + run.first);
   });
 }
 
@@ -127,16 +117,7 @@ absl::StatusOr<QuantizedTensor> QuantizeQuantoGroups(const TensorView& weight, i
   out.offset.resize(out.scale.size());
   WithArithmetic(weight.dtype, [&](auto arithmetic) {
     using A = decltype(arithmetic);
-    ChooseScales<A>(weight, bits, &out);
-    const float most = static_cast<float>((1 << bits) - 1);
-    ForEachRow(weight, &out, [&](const Run& run, float scale, uint8_t* codes) {
-      const float low = out.offset[run.block];
-      for (int64_t i = 0; i < run.count; ++i) {
-        const float above = A::Round(run.values[i] - low) / scale;
-        const float value = std::isnan(above) ? 0 : std::clamp(A::Round(above), 0.0f, most);
-        codes[i] = static_cast<uint8_t>(RoundHalfEven(value));
-      }
-    });
+    EncodeGroups<A>(weight, bits, &out);
     const bool tiny_gemm = bits == 4 && weight.dtype == DType::kBF16 && out.block.cols == 128;
     if (tiny_gemm) RoundThroughMidpoint<A>(bits, &out);
   });

@@ -8,8 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "core/float_types.h"
 #include "core/hadamard.h"
-#include "core/parallel.h"
 #include "quantizers/solvers/block_walk.h"
+#include "quantizers/solvers/pieces.h"
 #include "quantizers/solvers/torch_sum.h"
 
 namespace quantd {
@@ -138,7 +138,8 @@ absl::Status CheckSpec(const TensorView& weight, const RotatedGridSpec& spec) {
 }  // namespace
 
 absl::StatusOr<QuantizedTensor> QuantizeRotatedGrid(const TensorView& weight,
-                                                    const RotatedGridSpec& spec) {
+                                                    const RotatedGridSpec& spec,
+                                                    const StopRequest& stopped) {
   RETURN_IF_ERROR(CheckWeight(weight));
   RETURN_IF_ERROR(CheckSpec(weight, spec));
   const NearestPoint nearest(spec.grid, spec.dimensions);
@@ -158,7 +159,7 @@ absl::StatusOr<QuantizedTensor> QuantizeRotatedGrid(const TensorView& weight,
   out.scale.resize(static_cast<size_t>(out.rows * out.cols / spec.group_size));
   const float root = static_cast<float>(std::sqrt(static_cast<double>(spec.hadamard_size)));
   const int64_t size = spec.hadamard_size;
-  ParallelFor(out.rows, [&](int64_t row) {
+  const auto quantize_row = [&](int64_t row) {
     std::vector<float> block(static_cast<size_t>(size));
     for (int64_t first = row * out.cols; first < (row + 1) * out.cols; first += size) {
       LoadFloats(weight, first, size, block.data());
@@ -169,7 +170,8 @@ absl::StatusOr<QuantizedTensor> QuantizeRotatedGrid(const TensorView& weight,
       uint8_t* codes = out.codes.data() + first / spec.dimensions;
       for (int64_t i = 0; i < size; i += spec.dimensions) *codes++ = nearest.Find(&block[i]);
     }
-  });
+  };
+  RETURN_IF_ERROR(ParallelForUnlessStopped(out.rows, stopped, quantize_row));
   return out;
 }
 

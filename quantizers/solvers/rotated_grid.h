@@ -8,6 +8,7 @@
 
 #include "core/quantized_tensor.h"
 #include "core/status.h"
+#include "core/stop_request.h"
 #include "core/tensor.h"
 
 namespace quantd {
@@ -23,7 +24,8 @@ struct RotatedGridSpec {
 // of `weight`, to which the rotated matrix dequantizes. Blocks of zeros have scale 0 and code 0.
 // The result has a table (1 dimension) or a codebook (2), and `input.hadamard_size`.
 absl::StatusOr<QuantizedTensor> QuantizeRotatedGrid(const TensorView& weight,
-                                                    const RotatedGridSpec& spec);
+                                                    const RotatedGridSpec& spec,
+                                                    const StopRequest& stopped = {});
 
 }  // namespace quantd
 

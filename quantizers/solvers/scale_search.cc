@@ -1,5 +1,7 @@
 #include "quantizers/solvers/scale_search.h"
 
+#include "core/instruction_set.h"
+
 namespace quantd {
 
 namespace scale_search_baseline {
@@ -16,35 +18,22 @@ extern const ScaleSearch kScaleSearch;
 
 namespace {
 
-struct Variants {
-  const ScaleSearch* list[4] = {};
-  int count = 0;
-};
-
-const Variants& VariantsOfThisCpu() {
-  static const Variants variants = [] {
-    Variants v;
-    v.list[v.count++] = &scale_search_baseline::kScaleSearch;
+const Variants<ScaleSearch>& VariantsOfThisCpu() {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2")) v.list[v.count++] = &scale_search_avx2::kScaleSearch;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      v.list[v.count++] = &scale_search_avx512::kScaleSearch;
-    }
+  static const Variants<ScaleSearch> variants(&scale_search_baseline::kScaleSearch,
+                                              &scale_search_avx2::kScaleSearch,
+                                              &scale_search_avx512::kScaleSearch);
+#else
+  static const Variants<ScaleSearch> variants(&scale_search_baseline::kScaleSearch, nullptr,
+                                              nullptr);
 #endif
-    return v;
-  }();
   return variants;
 }
 
 }  // namespace
 
-const ScaleSearch& BestScaleSearch() {
-  const Variants& variants = VariantsOfThisCpu();
-  return *variants.list[variants.count - 1];
-}
+const ScaleSearch& BestScaleSearch() { return VariantsOfThisCpu().best(); }
 
-const ScaleSearch* const* AllScaleSearches() { return VariantsOfThisCpu().list; }
+const ScaleSearch* const* AllScaleSearches() { return VariantsOfThisCpu().all(); }
 
 }  // namespace quantd

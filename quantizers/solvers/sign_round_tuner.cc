@@ -7,36 +7,19 @@
 #include "core/parallel.h"
 #include "quantizers/solvers/block_walk.h"
 #include "quantizers/solvers/rounding.h"
+#include "quantizers/solvers/sign_round_loops.h"
 
 namespace quantd {
 namespace {
 
 constexpr float kLeastScale = 1e-5f;
-constexpr float kFar = 0x1p20f;  // beyond every code, within what RoundHalfEven takes
 
 float SignOf(float value) { return value > 0 ? 1.0f : value < 0 ? -1.0f : 0.0f; }
 
-// A weight's place between the codes.
-struct Steps {
-  float code;  // after the clamp, from `least` of the spec
-  float free;  // 1 where the clamp did nothing, else 0
-};
-
-struct Codes {
-  float least;
-  float most;
-};
-
-Codes CodesOf(const SignRoundSpec& spec) {
+GroupRounding RoundingOf(const SignRoundSpec& spec, float scale, float zero) {
   const float half = static_cast<float>(1 << (spec.bits - 1));
-  return spec.sym ? Codes{-half, half - 1} : Codes{0, 2 * half - 1};
-}
-
-Steps StepsOf(float value, float rounding, float scale, float zero, Codes codes) {
-  const float near = std::clamp(value / scale + rounding, -kFar, kFar);
-  const float free = RoundHalfEven(near) + zero;
-  const float code = std::clamp(free, codes.least, codes.most);
-  return {code, code == free ? 1.0f : 0.0f};
+  return spec.sym ? GroupRounding{scale, zero, -half, half - 1}
+                  : GroupRounding{scale, zero, 0, 2 * half - 1};
 }
 
 }  // namespace
@@ -77,17 +60,16 @@ SignRoundTuner::Group SignRoundTuner::GroupAt(int64_t index) const {
   return {bounded, RoundHalfEven(negative / bounded), 1.0f, bounded != scale};
 }
 
+void SignRoundTuner::RoundGroup(int64_t index, std::span<float> out) const {
+  const Group group = GroupAt(index);
+  const int64_t begin = BeginOf(index);
+  BestSignRoundLoops().round(RoundingOf(spec_, group.scale, group.zero), values_.data() + begin,
+                             rounding_.data() + begin, SizeOf(index), out.data() + begin);
+}
+
 void SignRoundTuner::Round(std::span<float> out) const {
-  const Codes codes = CodesOf(spec_);
   ParallelFor(rows_, [&](int64_t row) {
-    for (int64_t g = 0; g < groups_; ++g) {
-      const Group group = GroupAt(row * groups_ + g);
-      const int64_t end = row * cols_ + std::min(cols_, (g + 1) * group_size_);
-      for (int64_t i = row * cols_ + g * group_size_; i < end; ++i) {
-        const Steps steps = StepsOf(values_[i], rounding_[i], group.scale, group.zero, codes);
-        out[i] = group.scale * (steps.code - group.zero);
-      }
-    }
+    for (int64_t g = 0; g < groups_; ++g) RoundGroup(row * groups_ + g, out);
   });
 }
 
@@ -115,33 +97,28 @@ SignRoundTuner::RangeGradient SignRoundTuner::GradientOf(int64_t index, const Gr
           static_cast<float>(total * most / levels)};
 }
 
-void SignRoundTuner::StepGroup(int64_t index, const float* gradient, float rate, float range_rate) {
-  const Codes codes = CodesOf(spec_);
+void SignRoundTuner::StepGroup(int64_t index, std::span<float> gradient, float rate,
+                               float range_rate) {
   const Group group = GroupAt(index);
-  const int64_t row = index / groups_;
-  const int64_t begin = index % groups_ * group_size_;
-  const int64_t end = row * cols_ + std::min(cols_, begin + group_size_);
-  double by_scale = 0;
-  double by_zero = 0;
-  for (int64_t i = row * cols_ + begin; i < end; ++i) {
-    const Steps steps = StepsOf(values_[i], rounding_[i], group.scale, group.zero, codes);
-    const double by_weight = gradient[i];
-    by_scale += by_weight * (steps.code - group.zero - steps.free * (values_[i] / group.scale));
-    by_zero += by_weight * group.scale * (steps.free - 1);
-    rounding_[i] -= rate * SignOf(gradient[i] * group.scale * steps.free);
-  }
+  const int64_t begin = BeginOf(index);
+  const GroupGradient sums = BestSignRoundLoops().step(
+      RoundingOf(spec_, group.scale, group.zero), values_.data() + begin, rate, SizeOf(index),
+      gradient.data() + begin, rounding_.data() + begin);
   if (range_rate <= 0) return;
-  const RangeGradient by_range = GradientOf(index, group, by_scale, by_zero);
+  const RangeGradient by_range = GradientOf(index, group, sums.by_scale, sums.by_zero);
   min_scale_[index] = std::clamp(min_scale_[index] - range_rate * SignOf(by_range.min), 0.0f, 1.0f);
   max_scale_[index] = std::clamp(max_scale_[index] - range_rate * SignOf(by_range.max), 0.0f, 1.0f);
 }
 
-void SignRoundTuner::Step(std::span<const float> gradient, float rate, float range_rate) {
-  ParallelFor(rows_, [&](int64_t row) {
-    for (int64_t g = 0; g < groups_; ++g) {
-      StepGroup(row * groups_ + g, gradient.data(), rate, range_rate);
+void SignRoundTuner::Step(std::span<float> gradient, float rate, float range_rate,
+                          std::span<float> out) {
+  const auto step = [&](int64_t row) {
+    for (int64_t index = row * groups_; index < (row + 1) * groups_; ++index) {
+      StepGroup(index, gradient, rate, range_rate);
+      RoundGroup(index, out);
     }
-  });
+  };
+  ParallelFor(rows_, step, static_cast<double>(cols_) * 2e-9);
 }
 
 void SignRoundTuner::Keep() {

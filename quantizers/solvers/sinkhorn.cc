@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "quantizers/solvers/block_walk.h"
+#include "quantizers/solvers/pieces.h"
 #include "quantizers/solvers/rounding.h"
 
 namespace quantd {
@@ -274,7 +275,8 @@ absl::Status CheckSinqShape(const SinqSpec& spec, int64_t rows, int64_t cols) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<QuantizedTensor> QuantizeSinq(const TensorView& weight, const SinqSpec& spec) {
+absl::StatusOr<QuantizedTensor> QuantizeSinq(const TensorView& weight, const SinqSpec& spec,
+                                             const StopRequest& stopped) {
   RETURN_IF_ERROR(CheckWeight(weight));
   QuantizedTensor out;
   out.rows = weight.shape[0];
@@ -292,7 +294,7 @@ absl::StatusOr<QuantizedTensor> QuantizeSinq(const TensorView& weight, const Sin
   const bool keeps = HasHeavyTails(weight);
   const auto most = static_cast<float>((1 << spec.bits) - 1);
   std::atomic<bool> finite{true};
-  ParallelFor(tiles, [&](int64_t t) {
+  const auto solve_tile = [&](int64_t t) {
     Tile tile(weight, t * width, width);
     tile.Balance();
     if (keeps) tile.Undo();
@@ -309,7 +311,8 @@ absl::StatusOr<QuantizedTensor> QuantizeSinq(const TensorView& weight, const Sin
       zero[row * tiles + t] = group.zero;
       if (!std::isfinite(group.zero)) finite = false;
     }
-  });
+  };
+  RETURN_IF_ERROR(ParallelForUnlessStopped(tiles, stopped, solve_tile));
   if (!finite) {
     return absl::InvalidArgumentError(
         "a group's zero point is beyond float16 (values far from 0 that are nearly the same); name "

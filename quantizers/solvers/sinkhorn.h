@@ -6,6 +6,7 @@
 
 #include "core/quantized_tensor.h"
 #include "core/status.h"
+#include "core/stop_request.h"
 
 namespace quantd {
 
@@ -32,8 +33,10 @@ absl::Status CheckSinqShape(const SinqSpec& spec, int64_t rows, int64_t cols);
 // float16. Scales and zero points are codes of 8 bits: `nested` holds scale_codes and offset_codes
 // by block; super_scale and super_offset [blocks / 32] for the columns of the table of scales; and
 // in scale_zero[0] and offset_zero[0] scale and offset of all codes of zero points. Rounds each
-// step in float16 when the weight is float16. INVALID_ARGUMENT for zero points beyond float16.
-absl::StatusOr<QuantizedTensor> QuantizeSinq(const TensorView& weight, const SinqSpec& spec);
+// step in float16 when the weight is float16. INVALID_ARGUMENT for zero points beyond float16,
+// CANCELLED when stopped.
+absl::StatusOr<QuantizedTensor> QuantizeSinq(const TensorView& weight, const SinqSpec& spec,
+                                             const StopRequest& stopped = {});
 
 // Fills `scale` and `zero_point` from `nested`: code * step + offset, each rounded to float16.
 void FillSinqScales(QuantizedTensor* tensor);

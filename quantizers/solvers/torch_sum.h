@@ -26,6 +26,24 @@ float TorchNorm(std::span<const float> values);
 // edge.
 void TorchColumnMeans(const float* values, int64_t rows, int64_t cols, float* means);
 
+// TorchSum of `count` values that are not in memory at once, from sums of parts of them.
+class TorchSumInParts {
+ public:
+  static constexpr int kSums = 32;  // of a part
+
+  explicit TorchSumInParts(int64_t count);
+  // Values of a part. Parts follow each other from the first value on; what is behind the last
+  // whole one is the rest.
+  int64_t part_size() const { return part_rows_ * kSums; }
+  void SumPart(const float* values, float* sums) const;
+  // From the sums of all parts, in order, and the values of the rest.
+  float Total(std::span<const float> sums, std::span<const float> rest) const;
+
+ private:
+  int64_t count_;
+  int64_t part_rows_;
+};
+
 }  // namespace quantd
 
 #endif  // QUANTD_QUANTIZERS_SOLVERS_TORCH_SUM_H_

@@ -1,5 +1,7 @@
 #include "quantizers/solvers/vector_search.h"
 
+#include "core/instruction_set.h"
+
 namespace quantd {
 
 namespace vector_search_baseline {
@@ -16,36 +18,22 @@ extern const VectorSearch kVectorSearch;
 
 namespace {
 
-struct Variants {
-  const VectorSearch* list[4] = {};
-  int count = 0;
-};
-
-const Variants& VariantsOfThisCpu() {
-  static const Variants variants = [] {
-    Variants v;
-    v.list[v.count++] = &vector_search_baseline::kVectorSearch;
+const Variants<VectorSearch>& VariantsOfThisCpu() {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-      v.list[v.count++] = &vector_search_avx2::kVectorSearch;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      v.list[v.count++] = &vector_search_avx512::kVectorSearch;
-    }
+  static const Variants<VectorSearch> variants(&vector_search_baseline::kVectorSearch,
+                                               &vector_search_avx2::kVectorSearch,
+                                               &vector_search_avx512::kVectorSearch);
+#else
+  static const Variants<VectorSearch> variants(&vector_search_baseline::kVectorSearch, nullptr,
+                                               nullptr);
 #endif
-    return v;
-  }();
   return variants;
 }
 
 }  // namespace
 
-const VectorSearch& BestVectorSearch() {
-  const Variants& variants = VariantsOfThisCpu();
-  return *variants.list[variants.count - 1];
-}
+const VectorSearch& BestVectorSearch() { return VariantsOfThisCpu().best(); }
 
-const VectorSearch* const* AllVectorSearches() { return VariantsOfThisCpu().list; }
+const VectorSearch* const* AllVectorSearches() { return VariantsOfThisCpu().all(); }
 
 }  // namespace quantd

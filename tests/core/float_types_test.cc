@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <immintrin.h>
 
+#include <vector>
+
 namespace quantd {
 namespace {
 
@@ -25,6 +27,37 @@ TEST(FloatTypes, F16AgreesWithTheProcessor) {
     const float value = std::bit_cast<float>(static_cast<uint32_t>(bits));
     if (std::isnan(value)) continue;
     EXPECT_EQ(F16FromFloat(value), F16ByProcessor(value)) << value;
+  }
+}
+
+// Rows go by vectors where the processor converts; NaNs among the numbers must not matter.
+TEST(FloatTypes, RowsAreConvertedAsSingleNumbers) {
+  std::vector<uint16_t> codes;
+  for (uint32_t bits = 0; bits < 0x10000u; bits += 7) codes.push_back(static_cast<uint16_t>(bits));
+  const auto count = static_cast<int64_t>(codes.size());
+  const TensorView view{DType::kF16, {count}, std::as_bytes(std::span(codes))};
+  std::vector<float> wide(codes.size());
+  LoadFloats(view, 0, count, wide.data());
+  for (size_t i = 0; i < codes.size(); ++i) {
+    ASSERT_EQ(std::bit_cast<uint32_t>(wide[i]), std::bit_cast<uint32_t>(FloatFromF16(codes[i])));
+  }
+  std::vector<float> values;
+  for (uint64_t bits = 0; bits < 0x100000000ull; bits += 655211) {
+    values.push_back(std::bit_cast<float>(static_cast<uint32_t>(bits)));
+  }
+  values[3] = values[18] = std::bit_cast<float>(0x7f800001u);
+  const auto n = static_cast<int64_t>(values.size());
+  for (const DType dtype : {DType::kF16, DType::kBF16, DType::kF8E4M3}) {
+    std::vector<std::byte> narrow(values.size() * SizeOf(dtype)), one(SizeOf(dtype));
+    StoreFloats(dtype, values.data(), n, narrow.data());
+    std::vector<float> rounded = values;
+    RoundAllTo(dtype, rounded.data(), n);
+    for (size_t i = 0; i < values.size(); ++i) {
+      StoreFloats(dtype, &values[i], 1, one.data());
+      ASSERT_EQ(std::memcmp(one.data(), narrow.data() + i * one.size(), one.size()), 0) << i;
+      ASSERT_EQ(std::bit_cast<uint32_t>(rounded[i]),
+                std::bit_cast<uint32_t>(RoundTo(dtype, values[i])));
+    }
   }
 }
 

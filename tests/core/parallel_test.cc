@@ -3,8 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <set>
+#include <chrono>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -20,9 +21,7 @@ TEST(Parallel, EveryIndexRunsOnce) {
 TEST(Parallel, LoopsInsideLoopsRunInPlace) {
   SetComputeThreads(3);
   std::vector<std::atomic<int>> seen(200);
-  ParallelFor(20, [&](int64_t i) {
-    ParallelFor(10, [&](int64_t j) { ++seen[i * 10 + j]; });
-  });
+  ParallelFor(20, [&](int64_t i) { ParallelFor(10, [&](int64_t j) { ++seen[i * 10 + j]; }); });
   SetComputeThreads(0);
   for (const auto& count : seen) EXPECT_EQ(count.load(), 1);
 }
@@ -43,6 +42,28 @@ TEST(Parallel, ConcurrentCallersShareOneTeam) {
   }
   for (std::thread& caller : callers) caller.join();
   EXPECT_LE(threads.size(), static_cast<size_t>(ComputeThreads()));
+}
+
+TEST(Parallel, InteractiveTasksRunInsideBackgroundWork) {
+  std::atomic<bool> is_running{false}, came_in{false};
+  bool was_before_the_end = false;
+  std::thread client([&] {
+    while (!is_running) std::this_thread::yield();
+    RunCompute(TaskPriority::kInteractive, [&] { came_in = true; });
+  });
+  RunBackground([&] {
+    is_running = true;
+    // Some loops; far more than the client needs to come.
+    for (int loop = 0; loop < 100000 && !was_before_the_end; ++loop) {
+      std::atomic<int> sum{0};
+      ParallelFor(4, [&](int64_t i) { sum += static_cast<int>(i); });
+      ASSERT_EQ(sum, 6);
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+      was_before_the_end = came_in;
+    }
+  });
+  client.join();
+  EXPECT_TRUE(was_before_the_end);
 }
 
 TEST(Parallel, TeamMembersMeetAtBarriers) {

@@ -204,6 +204,8 @@ TEST_F(GgufFileTest, ReportsAFileThatWasCut) {
   EXPECT_EQ(reader->Read(last.name).status().code(), StatusCode::kDataLoss);
   const auto view = *reader->View(last.name);
   EXPECT_EQ(view[view.size() - 1], std::byte{0});
+  EXPECT_EQ(reader->Lend(last.name)->CheckIntact().code(), StatusCode::kDataLoss);
+  EXPECT_EQ(reader->Lend("absent").status().code(), StatusCode::kNotFound);
   EXPECT_EQ(reader->CheckIntact().code(), StatusCode::kDataLoss);
 }
 

@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <fstream>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "formats/mapped_file.h"
 #include "tests/formats/temporary_root.h"
 
 namespace quantd {
@@ -253,9 +256,60 @@ TEST(SafetensorsReader, ReportsAFileThatWasCut) {
                std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
   const auto reader = *SafetensorsReader::Open(*inside.root()->OpenFile("m.safetensors"));
   EXPECT_TRUE(reader->Read("w").ok());
+  const SharedTensor lent = *reader->Lend("w");
+  EXPECT_TRUE(lent.CheckIntact().ok());
   std::filesystem::resize_file(inside.path() / "m.safetensors", 20);
   EXPECT_EQ(reader->Read("w").status().code(), StatusCode::kDataLoss);
   EXPECT_EQ(reader->CheckIntact().code(), StatusCode::kDataLoss);
+  EXPECT_EQ(lent.CheckIntact().code(), StatusCode::kDataLoss);
+}
+
+// Kilobytes of this process's memory that are pages of files.
+int64_t ResidentFilePages() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("RssFile:")) return std::stoll(line.substr(8));
+  }
+  return -1;
+}
+
+TEST(SafetensorsReader, LentTensorsOutliveItAndGiveTheirPagesBack) {
+  constexpr int64_t kCount = 8 << 20;
+  const TemporaryRoot inside;
+  {
+    const std::vector<uint8_t> values(kCount, 7);
+    const auto bytes =
+        *SerializeSafetensors({{"w", TensorOf<uint8_t>(DType::kU8, {kCount}, values)}}, {});
+    inside.Write("m.safetensors",
+                 std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+  }
+  auto reader = *SafetensorsReader::Open(*inside.root()->OpenFile("m.safetensors"));
+  EXPECT_EQ(reader->Lend("absent").status().code(), StatusCode::kNotFound);
+  const auto same = *reader->Lend("w");
+  auto lent = std::make_optional(*reader->Lend("w"));
+  reader.reset();
+  ReadAhead(lent->view.bytes);
+  const int64_t before = ResidentFilePages();
+  Populate(lent->view.bytes);
+  for (const std::byte value : lent->view.bytes) ASSERT_EQ(value, std::byte{7});
+  EXPECT_GT(ResidentFilePages(), before + 4000);  // the kernel counts roughly
+  EXPECT_TRUE(lent->CheckIntact().ok());
+  lent.reset();
+  EXPECT_LT(ResidentFilePages(), before + 1000);
+  EXPECT_EQ(same.view.bytes[kCount - 1], std::byte{7});
+}
+
+TEST(SafetensorsReader, LendsFromMemory) {
+  const auto bytes = *SerializeSafetensors(
+      {{"w", TensorOf<float>(DType::kF32, {3}, std::vector<float>(3, 1.5f))}}, {});
+  auto reader = *SafetensorsReader::FromBytes({bytes.begin(), bytes.end()});
+  const SharedTensor lent = *reader->Lend("w");
+  reader.reset();
+  EXPECT_EQ(lent.view.shape, Shape{3});
+  float last;
+  std::memcpy(&last, lent.view.bytes.data() + 8, 4);
+  EXPECT_EQ(last, 1.5f);
+  EXPECT_TRUE(lent.CheckIntact().ok());
 }
 
 std::vector<std::pair<std::string, Tensor>> SampleTensors() {

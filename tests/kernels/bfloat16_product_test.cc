@@ -31,6 +31,22 @@ std::vector<float> Numbers(int64_t count, uint32_t seed) {
   return values;
 }
 
+// Operands are packed for one variant while it lives.
+class Selection {
+ public:
+  explicit Selection(const BFloat16Product* variant) { SelectBFloat16Product(variant); }
+  ~Selection() { SelectBFloat16Product(nullptr); }
+};
+
+// C [rows, cols], rows cols + 3 apart, += A B.
+void Add(int64_t rows, int64_t cols, int64_t inner, const MatrixOperand& a, const MatrixOperand& b,
+         std::vector<float>& c) {
+  BFloat16Operand left, right;
+  left.Pack(ProductSide::kLeft, a, rows, inner);
+  right.Pack(ProductSide::kRight, b.Transposed(), cols, inner);
+  MultiplyBFloat16(left, right, {0, rows, cols, inner}, true, c.data(), cols + 3);
+}
+
 float Expected(float c, int64_t inner, const MatrixOperand& a, const MatrixOperand& b, int64_t i,
                int64_t j) {
   for (int64_t first = 0; first < inner; first += 32) {
@@ -63,21 +79,70 @@ TEST(BFloat16Product, IsItsDefinitionInEveryVariantAndArrangement) {
       }
       for (auto variant = AllBFloat16Products(); *variant != nullptr; ++variant) {
         std::vector<float> found = before;
-        (*variant)->add(rows, cols, inner, left, right, found.data(), cols + 3);
+        const Selection selection(*variant);
+        Add(rows, cols, inner, left, right, found);
         ASSERT_EQ(found, expected) << (*variant)->isa << " " << arrangement << " " << rows;
       }
     }
   }
 }
 
+TEST(BFloat16Product, OverwritesInEveryVariant) {
+  constexpr int64_t kRows = 45, kCols = 70, kInner = 1100;  // more than a slice of any variant
+  const std::vector<float> a = Numbers(kRows * kInner, 5), b = Numbers(kInner * kCols, 6);
+  std::vector<float> expected(kRows * kCols);
+  for (int64_t i = 0; i < kRows; ++i) {
+    for (int64_t j = 0; j < kCols; ++j) {
+      expected[i * kCols + j] =
+          Expected(0, kInner, {a.data(), kInner, 1}, {b.data(), kCols, 1}, i, j);
+    }
+  }
+  for (auto variant = AllBFloat16Products(); *variant != nullptr; ++variant) {
+    const Selection selection(*variant);
+    BFloat16Operand left, right;
+    left.Pack(ProductSide::kLeft, a.data(), kRows, kInner);
+    right.Pack(ProductSide::kRight, {b.data(), 1, kCols}, kCols, kInner);
+    std::vector<float> found(kRows * kCols, 1e30f);
+    MultiplyBFloat16(left, right, {0, kRows, kCols, kInner}, false, found.data(), kCols);
+    ASSERT_EQ(found, expected) << (*variant)->isa;
+  }
+}
+
 TEST(BFloat16Product, IsTheSameInParts) {
   constexpr int64_t kRows = 400, kCols = 600, kInner = 70;
   const std::vector<float> a = Numbers(kRows * kInner, 3), b = Numbers(kInner * kCols, 4);
-  const MatrixOperand left = {a.data(), kInner, 1}, right = {b.data(), kCols, 1};
+  BFloat16Operand left, right;
+  left.Pack(ProductSide::kLeft, a.data(), kRows, kInner);
+  right.Pack(ProductSide::kRight, {b.data(), 1, kCols}, kCols, kInner);
   std::vector<float> whole(kRows * kCols), parts(kRows * kCols);
-  AllBFloat16Products()[0]->add(kRows, kCols, kInner, left, right, whole.data(), kCols);
-  AddBFloat16Product(kRows, kCols, kInner, left, right, parts.data(), kCols);
+  MultiplyBFloat16(left, right, {0, kRows, kCols, kInner}, false, whole.data(), kCols);
+  for (int64_t first = 0; first < kRows; first += 96) {
+    const ProductRange range = {first, std::min<int64_t>(96, kRows - first), kCols, kInner};
+    MultiplyBFloat16(left, right, range, false, parts.data() + first * kCols, kCols);
+  }
   EXPECT_EQ(whole, parts);
+}
+
+TEST(BFloat16Product, TakesTheBeginningsOfItsOperandsInEveryVariant) {
+  constexpr int64_t kRows = 40, kCols = 100, kInner = 160;
+  constexpr ProductRange kPart = {0, 33, 50, 96};
+  const std::vector<float> a = Numbers(kRows * kPart.inner, 7), b = Numbers(kInner * kCols, 8);
+  std::vector<float> expected;
+  for (int64_t i = 0; i < kPart.rows; ++i) {
+    for (int64_t j = 0; j < kPart.cols; ++j) {
+      expected.push_back(
+          Expected(0, kPart.inner, {a.data(), kPart.inner, 1}, {b.data(), kCols, 1}, i, j));
+    }
+  }
+  for (auto variant = AllBFloat16Products(); *variant != nullptr; ++variant) {
+    const Selection selection(*variant);
+    BFloat16Operand left, right;
+    left.Pack(ProductSide::kLeft, a.data(), kRows, kPart.inner);
+    right.Pack(ProductSide::kRight, {b.data(), 1, kCols}, kCols, kInner);
+    std::vector<float> found(static_cast<size_t>(kPart.rows * kPart.cols));
+    MultiplyBFloat16(left, right, kPart, false, found.data(), kPart.cols);
+    ASSERT_EQ(found, expected) << (*variant)->isa;
+  }
 }
 
 }  // namespace

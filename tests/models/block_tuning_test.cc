@@ -30,7 +30,7 @@ double FirstBlockError(const std::shared_ptr<const ModelRoot>& root, const std::
   for (int s = 0; s < 5; ++s) {
     std::vector<int32_t> ids;
     for (int i = 0; i < 40 - s; ++i) ids.push_back((s * 77 + i * i * 13) % 512);
-    std::vector<float> outputs[2];
+    FloatBuffer outputs[2];
     for (const auto& [which, from] : {std::pair{0, original.get()}, {1, model.get()}}) {
       outputs[which] = (*from->LoadBlock(0))
                            ->Run(BlockValue::kInput, *original->Embed(ids),

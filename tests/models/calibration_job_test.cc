@@ -77,6 +77,20 @@ TEST_F(CalibrationJobTest, WritesACheckpointAndReportsErrors) {
   EXPECT_EQ(Read("out").size(), 2u);  // nothing of the job's own
 }
 
+TEST_F(CalibrationJobTest, ACancelEndsTheMeasuringOfABlock) {
+  int measured = 0;
+  control_.on_progress = [&](const QuantizeProgress& progress) {
+    if (progress.output_error < 0) return;
+    ++measured;
+    control_.cancel = true;
+  };
+  const FoldingSolver solver;
+  const auto report = Quantize("out", false, {}, &solver);
+  EXPECT_TRUE(absl::IsCancelled(report.status())) << report.status();
+  EXPECT_EQ(measured, 1);
+  EXPECT_EQ(Entries(), 1u);
+}
+
 TEST_F(CalibrationJobTest, InterruptionsLeaveNoTrace) {
   ExpectInterruptionsLeaveNoTrace(FittedRecipe({}, nullptr), 1, 9);
 }

@@ -23,8 +23,9 @@ std::vector<int32_t> Ids(int64_t count, int64_t vocabulary) {
   return ids;
 }
 
-std::vector<float> ThroughAllBlocks(BlockModel& model, const std::vector<int32_t>& ids) {
-  std::vector<float> hidden = *model.Embed(ids);
+FloatBuffer ThroughAllBlocks(BlockModel& model, const std::vector<int32_t>& ids) {
+  const std::vector<float> embedded = *model.Embed(ids);
+  FloatBuffer hidden(embedded.begin(), embedded.end());
   for (int64_t i = 0; i < model.blocks(); ++i) {
     const auto block = *model.LoadBlock(i);
     hidden = block->Run(BlockValue::kInput, hidden, BlockValue::kOutput)[BlockValue::kOutput];
@@ -33,7 +34,7 @@ std::vector<float> ThroughAllBlocks(BlockModel& model, const std::vector<int32_t
 }
 
 // Final norm and head in double.
-std::vector<float> Logits(const MemorySource& source, const std::vector<float>& hidden) {
+std::vector<float> Logits(const MemorySource& source, const FloatBuffer& hidden) {
   const ModelConfig& config = source.config();
   const int64_t width = config.hidden_size, vocabulary = config.vocab_size;
   const std::vector<float> norm = source.Floats("model.norm.weight");
@@ -76,7 +77,7 @@ TEST(DenseBlock, ComputesWhatTheEncoderDoes) {
 
 // sum of outputs times fixed numbers: a loss whose gradient by the outputs is known.
 double Loss(CalibratedBlock& block, const std::vector<float>& hidden,
-            const std::vector<float>& by_output) {
+            const FloatBuffer& by_output) {
   const BlockPass pass = block.Run(BlockValue::kInput, hidden, BlockValue::kOutput);
   double loss = 0;
   for (size_t i = 0; i < by_output.size(); ++i) {
@@ -87,8 +88,8 @@ double Loss(CalibratedBlock& block, const std::vector<float>& hidden,
 
 // Moves `parameter` along its gradient, and along a direction at random.
 void CheckGradient(CalibratedBlock& block, const std::vector<float>& hidden,
-                   const std::vector<float>& by_output, const std::string& parameter,
-                   const std::vector<float>& gradient, std::mt19937& random) {
+                   const FloatBuffer& by_output, const std::string& parameter,
+                   const FloatBuffer& gradient, std::mt19937& random) {
   const std::span<float> values = block.Parameter(parameter);
   ASSERT_EQ(gradient.size(), values.size()) << parameter;
   for (const bool along : {true, false}) {
@@ -123,7 +124,7 @@ void CheckGradients(BlockModel& model, int64_t vocabulary) {
   const std::vector<float> hidden = *model.Embed(Ids(kTokens, vocabulary));
   const auto block = *model.LoadBlock(0);
   std::mt19937 random(3);
-  std::vector<float> by_output(hidden.size());
+  FloatBuffer by_output(hidden.size());
   for (float& v : by_output) v = static_cast<float>(static_cast<int>(random() % 201) - 100) * 0.01f;
   std::vector<std::string> modules = block->norms();
   for (const BlockLinear& linear : block->linears()) modules.push_back(linear.module);

@@ -181,7 +181,7 @@ std::vector<double> ReferenceHiddenStates(const MemorySource& source,
   return Flatten(x);
 }
 
-double RelativeError(const std::vector<float>& found, const std::vector<double>& expected) {
+double RelativeError(std::span<const float> found, const std::vector<double>& expected) {
   double difference = 0, norm = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     difference += (found[i] - expected[i]) * (found[i] - expected[i]);

@@ -3,6 +3,7 @@
 #define QUANTD_TESTS_MODELS_REFERENCE_FORWARD_H_
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "memory_source.h"
@@ -16,7 +17,7 @@ std::vector<double> ReferenceHiddenStates(const MemorySource& source,
                                           const std::vector<int32_t>& ids);
 
 // |found - expected| / |expected|, as vectors.
-double RelativeError(const std::vector<float>& found, const std::vector<double>& expected);
+double RelativeError(std::span<const float> found, const std::vector<double>& expected);
 
 }  // namespace quantd
 

@@ -2,6 +2,8 @@
 #include "quantizers/pipeline.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
@@ -85,6 +87,40 @@ TEST_F(PipelineTest, CancelLeavesNothing) {
   const auto report = Quantize("bitsandbytes", kNf4, {.name = "out"});
   EXPECT_EQ(report.status().code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(RootEntries(), (std::vector<std::string>{"tiny"}));
+}
+
+// Tensors are written while the next are worked on: what goes wrong there must end the job.
+TEST_F(PipelineTest, FailedWritesEndTheJob) {
+  const fs::path source = path_ / "tiny" / "model.safetensors";
+  struct rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = signal(SIGXFSZ, SIG_IGN);
+  for (const auto& [method, name] :
+       {std::pair<std::string, std::string>{"bitsandbytes", "out"}, {"gguf", "out.gguf"}}) {
+    const struct rlimit small = {100'000, before.rlim_max};  // a third of the output, about
+    setrlimit(RLIMIT_FSIZE, &small);
+    const auto report = Quantize(method, {}, {.name = name});
+    setrlimit(RLIMIT_FSIZE, &before);
+    EXPECT_FALSE(report.ok()) << name;
+    EXPECT_TRUE(absl::StrContains(report.status().message(), "cannot write")) << report.status();
+    EXPECT_EQ(RootEntries(), (std::vector<std::string>{"tiny"}));
+  }
+  signal(SIGXFSZ, handler);
+}
+
+TEST_F(PipelineTest, ASourceThatIsCutEndsTheJob) {
+  const fs::path source = path_ / "tiny" / "model.safetensors";
+  const fs::path copy = path_ / "copy";
+  fs::copy_file(source, copy);
+  for (const auto& [method, name] :
+       {std::pair<std::string, std::string>{"bitsandbytes", "out"}, {"gguf", "out.gguf"}}) {
+    control_.on_progress = [&](const QuantizeProgress& progress) {
+      if (progress.tensors_done == 3) fs::resize_file(source, 5000);
+    };
+    EXPECT_EQ(Quantize(method, {}, {.name = name}).status().code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(RootEntries(), (std::vector<std::string>{"copy", "tiny"}));
+    fs::copy_file(copy, source, fs::copy_options::overwrite_existing);
+  }
 }
 
 TEST_F(PipelineTest, RefusesAnExistingOutput) {

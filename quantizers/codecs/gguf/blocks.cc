@@ -21,21 +21,6 @@ namespace {
 
 constexpr int64_t kBlocksPerTask = 256;
 
-std::optional<DType> PlainDType(GgmlType type) {
-  switch (type) {
-    case GgmlType::kF32:
-      return DType::kF32;
-    case GgmlType::kF16:
-      return DType::kF16;
-    case GgmlType::kBF16:
-      return DType::kBF16;
-    case GgmlType::kF64:
-      return DType::kF64;
-    default:
-      return std::nullopt;
-  }
-}
-
 // QuantizedTensor::attributes: the file's own blocks, where theirs is not our spelling.
 constexpr char kStoredBlocks[] = "ggml_blocks";
 
@@ -81,9 +66,24 @@ absl::Status CheckEncodable(const BlockFormat& format, const QuantizedTensor& we
 
 }  // namespace
 
+std::optional<DType> PlainDTypeOf(GgmlType type) {
+  switch (type) {
+    case GgmlType::kF32:
+      return DType::kF32;
+    case GgmlType::kF16:
+      return DType::kF16;
+    case GgmlType::kBF16:
+      return DType::kBF16;
+    case GgmlType::kF64:
+      return DType::kF64;
+    default:
+      return std::nullopt;
+  }
+}
+
 absl::StatusOr<Weight> DecodeGgufBlocks(GgmlType type, const Shape& shape,
                                         std::span<const std::byte> blocks) {
-  if (const std::optional<DType> dtype = PlainDType(type)) {
+  if (const std::optional<DType> dtype = PlainDTypeOf(type)) {
     const uint64_t expected = static_cast<uint64_t>(NumElements(shape)) * SizeOf(*dtype);
     if (blocks.size() != expected) {
       return WrongSize(InfoOf(*dtype).safetensors_name, shape, blocks.size(), expected);

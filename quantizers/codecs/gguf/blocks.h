@@ -3,6 +3,7 @@
 #define QUANTD_QUANTIZERS_CODECS_GGUF_BLOCKS_H_
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "formats/gguf/gguf.h"
@@ -10,6 +11,9 @@
 #include "quantizers/scheme.h"
 
 namespace quantd {
+
+// The type of single elements; nullopt for blocks.
+std::optional<DType> PlainDTypeOf(GgmlType type);
 
 // The tensor that `blocks` of `type` hold: a plain tensor for F32, F16, BF16 and F64, else a
 // QuantizedTensor whose Dequantize() is bit-exact to ggml's. UNIMPLEMENTED names an unsupported

@@ -1,9 +1,9 @@
 // Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: blocks of 32, rounded with the scale before its own rounding to
 // f16.
-#include <bit>
 #include <cmath>
 
 #include "quantizers/codecs/gguf/block_quantizer.h"
+#include "quantizers/codecs/gguf/legacy_loops.h"
 #include "quantizers/solvers/scale_search.h"
 
 namespace quantd::gguf {
@@ -13,121 +13,38 @@ constexpr int kBlock = 32;
 
 int64_t BlocksOf(const Rows& rows) { return rows.count * rows.cols / kBlock; }
 
-float LargestMagnitude(const float* x) {
-  int32_t largest = 0;  // magnitudes order as their bits do
-  for (int j = 0; j < kBlock; ++j) {
-    const int32_t bits = std::bit_cast<int32_t>(x[j]) & 0x7fffffff;
-    largest = bits > largest ? bits : largest;
-  }
-  return std::bit_cast<float>(largest);
-}
-
-// The first element of the largest magnitude, with its sign.
-float Extreme(const float* x) {
-  const float magnitude = LargestMagnitude(x);
-  for (int j = 0; j < kBlock; ++j) {
-    if (std::fabs(x[j]) == magnitude) return magnitude == 0 ? 0.0f : x[j];
-  }
-  return 0;
-}
-
-// A scale so small that its inverse overflows: upstream's conversion of inf and NaN gives code 0.
-bool Overflows(float inverse) { return std::isinf(inverse); }
-
 template <int kHalf>  // 8 or 16: half the number of codes
 void QuantizeSigned(const Rows& rows, const Parts& out) {
   const int64_t blocks = BlocksOf(rows);
-  if (rows.importance != nullptr) {
-    const std::vector<float> weights = ImportanceWeights(rows, rows.cols, 1);
-    const SymmetricSearch search = {kBlock, kHalf, ErrorWeight::kGiven};
-    BestScaleSearch().symmetric(search, rows.x, weights.data(), blocks, out.scale, out.codes);
-    for (int64_t b = 0; b < blocks; ++b) out.scale[b] = RoundToF16(out.scale[b]);
-    return;
+  if (rows.importance == nullptr) {
+    const auto quantize = kHalf == 8 ? BestLegacyLoops().q4_0 : BestLegacyLoops().q5_0;
+    return quantize(rows.x, blocks, out.scale, out.codes);
   }
-  for (int64_t b = 0; b < blocks; ++b) {
-    const float* x = rows.x + b * kBlock;
-    uint8_t* codes = out.codes + b * kBlock;
-    const float d = Extreme(x) / static_cast<float>(-kHalf);
-    const float inverse = d != 0 ? 1.0f / d : 0.0f;
-    out.scale[b] = RoundToF16(d);
-    if (Overflows(inverse)) {
-      std::memset(codes, 0, kBlock);
-      continue;
-    }
-    for (int j = 0; j < kBlock; ++j) {
-      const int code = static_cast<int>(x[j] * inverse + (static_cast<float>(kHalf) + 0.5f));
-      codes[j] = static_cast<uint8_t>(code < 2 * kHalf ? code : 2 * kHalf - 1);
-    }
-  }
-}
-
-// Smallest and largest element; of equal zeros the first, because the sign is stored.
-void Range(const float* x, float* min, float* max) {
-  *min = *max = x[0];
-  for (int j = 1; j < kBlock; ++j) {
-    *min = x[j] < *min ? x[j] : *min;
-    *max = x[j] > *max ? x[j] : *max;
-  }
+  const std::vector<float> weights = ImportanceWeights(rows, rows.cols, 1);
+  const SymmetricSearch search = {kBlock, kHalf, ErrorWeight::kGiven};
+  BestScaleSearch().symmetric(search, rows.x, weights.data(), blocks, out.scale, out.codes);
+  for (int64_t b = 0; b < blocks; ++b) out.scale[b] = RoundToF16(out.scale[b]);
 }
 
 template <int kMaxCode>
 void QuantizeAffine(const Rows& rows, const Parts& out) {
   const int64_t blocks = BlocksOf(rows);
-  if (rows.importance != nullptr) {
-    const std::vector<float> weights = ImportanceWeights(rows, rows.cols, 1);
-    const AffineSearch search = {kBlock, kMaxCode, -0.9f, 0.05f, 36, false, ErrorWeight::kGiven};
-    BestScaleSearch().affine(search, rows.x, weights.data(), blocks, out.scale, out.offset,
-                             out.codes);
-    for (int64_t b = 0; b < blocks; ++b) {
-      out.scale[b] = RoundToF16(out.scale[b]);
-      out.offset[b] = RoundToF16(-out.offset[b]);
-    }
-    return;
+  if (rows.importance == nullptr) {
+    const auto quantize = kMaxCode == 15 ? BestLegacyLoops().q4_1 : BestLegacyLoops().q5_1;
+    return quantize(rows.x, blocks, out.scale, out.offset, out.codes);
   }
+  const std::vector<float> weights = ImportanceWeights(rows, rows.cols, 1);
+  const AffineSearch search = {kBlock, kMaxCode, -0.9f, 0.05f, 36, false, ErrorWeight::kGiven};
+  BestScaleSearch().affine(search, rows.x, weights.data(), blocks, out.scale, out.offset,
+                           out.codes);
   for (int64_t b = 0; b < blocks; ++b) {
-    const float* x = rows.x + b * kBlock;
-    uint8_t* codes = out.codes + b * kBlock;
-    float min, max;
-    Range(x, &min, &max);
-    const float d = (max - min) / static_cast<float>(kMaxCode);
-    const float inverse = d != 0 ? 1.0f / d : 0.0f;
-    out.scale[b] = RoundToF16(d);
-    out.offset[b] = RoundToF16(min);
-    if (Overflows(inverse)) {
-      std::memset(codes, 0, kBlock);
-      continue;
-    }
-    for (int j = 0; j < kBlock; ++j) {
-      const int code = static_cast<int>((x[j] - min) * inverse + 0.5f);
-      codes[j] = static_cast<uint8_t>(code < kMaxCode ? code : kMaxCode);
-    }
+    out.scale[b] = RoundToF16(out.scale[b]);
+    out.offset[b] = RoundToF16(-out.offset[b]);
   }
-}
-
-// Half away from zero, for |v| < 2^22, in operations that vectorise.
-int RoundHalfAway(float v) {
-  const float magnitude = std::fabs(v);
-  float rounded = (magnitude + 8388608.0f) - 8388608.0f;  // half to even
-  rounded += magnitude - rounded == 0.5f ? 1.0f : 0.0f;
-  const int code = static_cast<int>(rounded);
-  return v < 0 ? -code : code;
 }
 
 void QuantizeQ8_0(const Rows& rows, const Parts& out) {
-  for (int64_t b = 0; b < BlocksOf(rows); ++b) {
-    const float* x = rows.x + b * kBlock;
-    uint8_t* codes = out.codes + b * kBlock;
-    const float d = LargestMagnitude(x) / 127.0f;
-    const float inverse = d != 0 ? 1.0f / d : 0.0f;
-    out.scale[b] = RoundToF16(d);
-    if (Overflows(inverse)) {
-      std::memset(codes, 128, kBlock);
-      continue;
-    }
-    for (int j = 0; j < kBlock; ++j) {
-      codes[j] = static_cast<uint8_t>(RoundHalfAway(x[j] * inverse) + 128);
-    }
-  }
+  BestLegacyLoops().q8_0(rows.x, BlocksOf(rows), out.scale, out.codes);
 }
 
 }  // namespace

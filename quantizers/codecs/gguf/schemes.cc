@@ -5,10 +5,10 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
-#include "core/parallel.h"
 #include "quantizers/codecs/gguf/block_quantizer.h"
 #include "quantizers/codecs/gguf/block_tensor.h"
 #include "quantizers/codecs/gguf/blocks.h"
+#include "quantizers/solvers/pieces.h"
 
 namespace quantd {
 namespace gguf {
@@ -56,6 +56,8 @@ class GgufScheme final : public Scheme {
     return gguf::RowsInBlocks(format_, {rows, cols}).status();
   }
 
+  bool ConvertsItself() const override { return true; }  // into float32, exactly
+
   InputNeeds Needs() const override {
     using Use = BlockQuantizer::Importance;
     return {.importance = quantizer_.importance != Use::kIgnored,
@@ -70,15 +72,18 @@ class GgufScheme final : public Scheme {
     QuantizedTensor tensor = gguf::EmptyTensor(format_, rows, cols);
     const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / cols);
     std::atomic<int64_t> bad{-1};
-    ParallelFor((rows + rows_per_task - 1) / rows_per_task, [&](int64_t task) {
+    const auto quantize = [&](int64_t task) {
+      thread_local std::vector<float> values;
       const int64_t first = task * rows_per_task;
       const int64_t count = std::min(rows_per_task, rows - first);
-      std::vector<float> values(count * cols);
+      values.resize(static_cast<size_t>(count * cols));
       LoadFloats(weight, first * cols, count * cols, values.data());
       const int64_t overflow =
           QuantizeRows({values.data(), importance, count, cols}, first, tensor);
       if (overflow >= 0) bad.store(first + overflow, std::memory_order_relaxed);
-    });
+    };
+    RETURN_IF_ERROR(ParallelForUnlessStopped((rows + rows_per_task - 1) / rows_per_task,
+                                             StopOf(stats), quantize));
     if (bad >= 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("row ", bad.load(), " has values too large for the scales of ", format_.name,

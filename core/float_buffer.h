@@ -1,0 +1,47 @@
+// Memory for large arrays of floats that are computed as a whole.
+#ifndef QUANTD_CORE_FLOAT_BUFFER_H_
+#define QUANTD_CORE_FLOAT_BUFFER_H_
+
+#include <cstddef>
+#include <new>
+#include <utility>
+#include <vector>
+
+namespace quantd {
+
+// Aligns to cache lines, and leaves what resize() adds as it is: zeros that are overwritten at once
+// would be written for nothing.
+template <class T>
+class LineAllocator {
+ public:
+  using value_type = T;
+
+  LineAllocator() = default;
+  template <class U>
+  LineAllocator(const LineAllocator<U>&) {}
+
+  T* allocate(size_t count) {
+    return static_cast<T*>(::operator new (count * sizeof(T), std::align_val_t{64}));
+  }
+  void deallocate(T* data, size_t) { ::operator delete (data, std::align_val_t{64}); }
+  template <class U>
+  void construct(U* at) {
+    ::new (static_cast<void*>(at)) U;
+  }
+  template <class U, class... Args>
+  void construct(U* at, Args&&... args) {
+    ::new (static_cast<void*>(at)) U(std::forward<Args>(args)...);
+  }
+
+  template <class U>
+  bool operator==(const LineAllocator<U>&) const {
+    return true;
+  }
+};
+
+// resize(n) leaves new elements without a value; resize(n, 0.0f) gives them one.
+using FloatBuffer = std::vector<float, LineAllocator<float>>;
+
+}  // namespace quantd
+
+#endif  // QUANTD_CORE_FLOAT_BUFFER_H_

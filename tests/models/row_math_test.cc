@@ -1,0 +1,92 @@
+// The calibration's row functions in every instruction set against the plain one, bit by bit.
+#include "models/calibration/row_math.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+namespace quantd::calibration {
+namespace {
+
+std::vector<float> Numbers(int64_t n, uint32_t seed, float spread = 3) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, spread);
+  std::vector<float> values(static_cast<size_t>(n));
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+// check(loops, baseline, n) for what this processor runs, over lengths around those of registers.
+template <class Check>
+void ForVariants(const Check& check) {
+  const RowLoops* const* all = AllRowLoops();
+  for (const RowLoops* const* loops = all; *loops != nullptr; ++loops) {
+    for (const int64_t n : {1, 7, 16, 33, 64, 577}) {
+      SCOPED_TRACE(testing::Message() << (*loops)->isa << " " << n);
+      check(**loops, *all[0], n);
+    }
+  }
+}
+
+TEST(RowMath, ActivationsAreTheSameBits) {
+  ForVariants([](const RowLoops& loops, const RowLoops& plain, int64_t n) {
+    const std::vector<float> gate = Numbers(n, 1), up = Numbers(n, 2), d = Numbers(n, 3);
+    for (int a = 0; a < kRowActivations; ++a) {
+      for (const float* factor : {static_cast<const float*>(nullptr), up.data()}) {
+        std::vector<float> found(n), expected(n);
+        loops.activate[a](gate.data(), factor, n, found.data());
+        plain.activate[a](gate.data(), factor, n, expected.data());
+        EXPECT_EQ(found, expected);
+        std::vector<float> d_gate = d, d_up(n), expected_gate = d, expected_up(n);
+        loops.gradient[a](gate.data(), factor, n, d_gate.data(), d_up.data());
+        plain.gradient[a](gate.data(), factor, n, expected_gate.data(), expected_up.data());
+        EXPECT_EQ(d_gate, expected_gate);
+        EXPECT_EQ(d_up, expected_up);
+      }
+    }
+  });
+}
+
+TEST(RowMath, NormsAreTheSameBits) {
+  ForVariants([](const RowLoops& loops, const RowLoops& plain, int64_t n) {
+    const std::vector<float> x = Numbers(n, 4), dy = Numbers(n, 5), weight = Numbers(n, 6),
+                             bias = Numbers(n, 7);
+    for (const bool is_layer_norm : {false, true}) {
+      const RowNormArgs norm = {is_layer_norm, weight.data(), is_layer_norm ? bias.data() : nullptr,
+                                1e-5f};
+      std::vector<float> found(n), expected(n), dx = dy, expected_dx = dy;
+      loops.normalize(norm, x.data(), n, found.data());
+      plain.normalize(norm, x.data(), n, expected.data());
+      EXPECT_EQ(found, expected);
+      loops.norm_gradient(norm, x.data(), dy.data(), n, dx.data());
+      plain.norm_gradient(norm, x.data(), dy.data(), n, expected_dx.data());
+      EXPECT_EQ(dx, expected_dx);
+    }
+  });
+}
+
+TEST(RowMath, SoftmaxIsTheSameBitsAndComesAgain) {
+  ForVariants([](const RowLoops& loops, const RowLoops& plain, int64_t n) {
+    const std::vector<float> scores = Numbers(n, 8, 30);
+    std::vector<float> found = scores, expected = scores, again = scores;
+    const SoftmaxTerms terms = loops.softmax(0.125f, found.data(), n);
+    const SoftmaxTerms plain_terms = plain.softmax(0.125f, expected.data(), n);
+    EXPECT_EQ(found, expected);
+    EXPECT_EQ(terms.top, plain_terms.top);
+    EXPECT_EQ(terms.inverse, plain_terms.inverse);
+    loops.softmax_again(0.125f, terms, again.data(), n);
+    EXPECT_EQ(again, expected);
+    double sum = 0;
+    for (const float weight : found) sum += weight;
+    EXPECT_NEAR(sum, 1, 1e-5);  // float32 weights, added up
+    std::vector<float> d = Numbers(n, 9), expected_d = d;
+    loops.score_gradient(0.125f, found.data(), 0.3f, n, d.data());
+    plain.score_gradient(0.125f, found.data(), 0.3f, n, expected_d.data());
+    EXPECT_EQ(d, expected_d);
+  });
+}
+
+}  // namespace
+}  // namespace quantd::calibration

@@ -1,0 +1,86 @@
+// Solvers that take seconds for a large matrix end with CANCELLED when they are asked to stop,
+// wherever they are.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <map>
+#include <random>
+
+#include "core/parallel.h"
+#include "quantizers/codecs/gguf/blocks.h"
+#include "quantizers/method.h"
+
+namespace quantd {
+namespace {
+
+constexpr int64_t kRows = 512, kCols = 1024;
+
+Tensor SomeWeight() {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal(0, 0.02f);
+  std::vector<float> values(kRows * kCols);
+  for (float& value : values) value = normal(random);
+  return ConvertTensor(TensorOf<float>(DType::kF32, {kRows, kCols}, std::span<const float>(values)),
+                       DType::kBF16);
+}
+
+void ExpectStops(const Scheme& scheme) {
+  const Tensor weight = SomeWeight();
+  std::atomic<int> asked{0};
+  int stop_at = 0;
+  SolverControl control{.stopped = [&] { return ++asked == stop_at; }, .warnings = {}};
+  InputStats stats;
+  stats.control = &control;
+  ASSERT_TRUE(scheme.Quantize(weight, &stats).ok());
+  const int whole = asked;
+  // Often enough that a matrix a hundred times as large has a tenth of a second between two.
+  EXPECT_GE(whole, 8);
+  for (const int stop : {1, whole / 2, whole}) {
+    SCOPED_TRACE(stop);
+    asked = 0;
+    stop_at = stop;
+    EXPECT_TRUE(absl::IsCancelled(scheme.Quantize(weight, &stats).status()));
+  }
+}
+
+class StoppedSolversTest : public testing::Test {
+ protected:
+  void SetUp() override { SetComputeThreads(1); }
+  void TearDown() override { SetComputeThreads(0); }
+};
+
+TEST_F(StoppedSolversTest, OfMethods) {
+  const std::map<std::string, std::map<std::string, std::string>> methods = {
+      {"hqq", {}},
+      {"sinq", {}},
+      {"fouroversix", {}},
+      {"higgs", {}},
+      {"torchao",
+       {{"quant_type", "IntxWeightOnlyConfig"},
+        {"weight_dtype", "int4"},
+        {"intx_choose_qparams_algorithm", "HQQ_SCALE_ONLY"}}}};
+  ModuleInfo module;
+  module.name = "model.layers.0.mlp.up_proj";
+  module.rows = kRows;
+  module.cols = kCols;
+  module.layer = 0;
+  ModelConfig config;
+  config.dtype = DType::kBF16;
+  for (const auto& [name, options] : methods) {
+    SCOPED_TRACE(name);
+    const auto recipe = MakeRecipe(name, options);
+    ASSERT_TRUE(recipe.ok()) << recipe.status();
+    const Scheme* scheme = (*recipe)->SchemeFor(module, config);
+    ASSERT_NE(scheme, nullptr);
+    ExpectStops(*scheme);
+  }
+}
+
+TEST_F(StoppedSolversTest, OfGgufBlocks) {
+  for (const GgmlType type : {GgmlType::kQ8_0, GgmlType::kQ4_K}) {
+    ExpectStops(**SchemeForGgmlType(type));
+  }
+}
+
+}  // namespace
+}  // namespace quantd
