@@ -100,8 +100,8 @@ TEST_F(ClientTest, DeadlineEndsTheCallAndTheOperation) {
   CopyModel("deep");
   Start();
   const auto client = Connect();
-  auto request = QuantizeRequest("deep", "late");
-  const auto report = client->Quantize(request, {}, {.timeout = absl::Milliseconds(60)});
+  const auto report =
+      client->Quantize(EndlessRequest("deep", "late"), {}, {.timeout = absl::Milliseconds(60)});
   EXPECT_TRUE(absl::IsDeadlineExceeded(report.status())) << report.status();
   WaitIdle(*client);
   EXPECT_FALSE(Exists("late"));
@@ -118,9 +118,9 @@ TEST_F(ClientTest, CancellationEndsEveryCallItWasGivenTo) {
   Start();
   const auto client = Connect();
   Cancellation cancellation;
-  const auto report = client->Quantize(QuantizeRequest("deep", "cut"),
+  const auto report = client->Quantize(EndlessRequest("deep", "cut"),
                                        [&](const auto& progress) {
-                                         if (progress.tensors_done() > 0) cancellation.Cancel();
+                                         if (progress.block() > 0) cancellation.Cancel();
                                        },
                                        {.cancellation = &cancellation});
   EXPECT_TRUE(absl::IsCancelled(report.status())) << report.status();

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "process"))
 import checkpoints
-from quantd_process import (BIN, DONE, FAILED, INTERRUPTED, NOT_FOUND, UNREACHABLE, USAGE, Answer, ProcessTest, main, until)
+from quantd_process import (BIN, DONE, ENDLESS, FAILED, INTERRUPTED, NOT_FOUND, UNREACHABLE, USAGE, Answer, ProcessTest, main, until)
 
 NF4 = ["--method", "bitsandbytes", "--bits", "4", "--set", "bnb_4bit_quant_type=nf4"]
 PROMPT = "hello there"
@@ -37,7 +37,6 @@ class VerbsTest(ProcessTest):
         super().setUpClass()
         checkpoints.decoder(cls.root / "decoder")
         checkpoints.encoder(cls.root / "encoder")
-        checkpoints.deep_decoder(cls.root / "deep", 96)
         cls.text = cls.home / "text.txt"
         cls.text.write_text("The miller knew the river better than the road. " * 20)
         cls.server = cls.class_server()
@@ -213,16 +212,16 @@ class VerbsTest(ProcessTest):
         self.assertIn("sleep", self.server.ctl("tokenize", "encoder", "sleep", output="text").out)
 
     def test_operations(self):
-        started = self.server.must("quantize", "deep", "--method", "gguf", "--bits", "2", "--output-name", "slow.gguf", "--detach")
+        started = self.server.must("quantize", "decoder", *ENDLESS, "--output-name", "slow", "--detach")
         name = started["name"]
         self.assertFalse(started["done"])
         listed = {o["name"]: o["metadata"] for o in self.server.must("operations")["operations"]}
-        self.assertEqual((listed[name]["model"], listed[name]["output_name"], listed[name]["verb"]), ("deep", "slow.gguf", "quantize"))
+        self.assertEqual((listed[name]["model"], listed[name]["output_name"], listed[name]["verb"]), ("decoder", "slow", "quantize"))
         self.assertEqual(self.server.must("operations", "cancel", name), {})
         watched = self.server.ctl("operations", "watch", name)
         self.assertEqual((watched.code, watched.status), (FAILED, "CANCELLED"))
         self.assertEqual(watched.json["metadata"]["state"], "CANCELLED")
-        self.assertNotIn("slow.gguf", [p.name for p in self.root.iterdir()])
+        self.assertNotIn("slow", [p.name for p in self.root.iterdir()])
         self.assertEqual([p.name for p in self.root.iterdir() if p.name.startswith(".")], [])
         again = self.server.must("quantize", "decoder", *NF4, "--output-name", "watched", "--detach")["name"]
         done = self.server.must("operations", "watch", again)
@@ -273,8 +272,8 @@ class VerbsTest(ProcessTest):
         self.assert_fails(self.server.ctl("quantize", "decoder", "--method", "nonsense"), "INVALID_ARGUMENT", "nonsense", "gguf")
         self.assert_fails(self.server.ctl("quantize", "decoder", *NF4, "--set", "nonsense=1"), "INVALID_ARGUMENT", "nonsense")
         self.assert_fails(self.server.ctl("evaluate", "decoder", "--text", self.home / "absent"), "NOT_FOUND", "absent", code=NOT_FOUND)
-        self.assert_fails(self.server.ctl("--timeout", "0.3", "quantize", "deep", "--method", "gguf", "--bits", "2", "--output-name",
-                                          "late.gguf"), "DEADLINE_EXCEEDED")
+        self.assert_fails(self.server.ctl("--timeout", "0.3", "quantize", "decoder", *ENDLESS, "--output-name", "late"),
+                          "DEADLINE_EXCEEDED")
         # Whoever gives up waiting does not want the output any more.
         until(lambda: not self.server.must("status")["running_operations"], "the end of the operation")
         self.assertEqual([n for n in self.entries() if "late" in n], [])
@@ -293,8 +292,8 @@ class VerbsTest(ProcessTest):
         self.assertEqual((process.returncode, out), (INTERRUPTED, ""), err)
 
     def test_interrupted_quantize_leaves_nothing(self):
-        process = self.server.start_ctl("quantize", "deep", "--method", "gguf", "--bits", "2", "--output-name", "cut.gguf")
-        self.interrupt(process, lambda: (self.root / ".cut.gguf.partial").exists())
+        process = self.server.start_ctl("quantize", "decoder", *ENDLESS, "--output-name", "cut")
+        self.interrupt(process, lambda: (self.root / ".cut.partial").exists())
         until(lambda: not self.server.must("status")["running_operations"], "the end of the operation")
         self.assertEqual([n for n in self.entries() if "cut" in n], [])
 
@@ -345,10 +344,9 @@ class EmbeddedTest(ProcessTest):
         self.assertEqual((absent.code, absent.status), (FAILED, "FAILED_PRECONDITION"))
 
     def test_interrupt_leaves_nothing(self):
-        checkpoints.deep_decoder(self.root / "deep", 96)
-        process = subprocess.Popen([BIN / "quantctl", "--embedded", "--root", self.root, "quantize", "deep", "--method", "gguf",
-                                    "--bits", "2", "--output-name", "cut.gguf"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        until(lambda: (self.root / ".cut.gguf.partial").exists(), "the start of the work", process)
+        process = subprocess.Popen([BIN / "quantctl", "--embedded", "--root", self.root, "quantize", "decoder", *ENDLESS,
+                                    "--output-name", "cut"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        until(lambda: (self.root / ".cut.partial").exists(), "the start of the work", process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, INTERRUPTED, err)

@@ -16,6 +16,9 @@ PATIENCE = 120
 # Exit codes of quantctl.
 DONE, FAILED, USAGE, UNREACHABLE, NOT_FOUND, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
+# A job that only a stop ends, however fast the machine: training that would take years.
+ENDLESS = ["--method", "autoround", "--set", f"iters={10**12}", "--set", "group_size=32", "--nsamples", "2", "--seqlen", "16"]
+
 
 class Answer:
     """What one quantctl call gave."""
@@ -104,6 +107,12 @@ class Quantd:
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+    def pause(self, seconds):
+        """Time passes, but not for the server's work."""
+        self.process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self.process.send_signal(signal.SIGCONT)
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)

@@ -1,6 +1,5 @@
 """Jobs that are cut: killed, drained or cancelled in the middle, and what is there afterwards."""
 import signal
-import time
 
 import checkpoints
 from quantd_process import DONE, FAILED, UNREACHABLE, ProcessTest, Quantd, main, until
@@ -29,9 +28,7 @@ class ResumeTest(ProcessTest):
         written = lambda: sum(path.stat().st_size for path in partial.iterdir()) if partial.exists() else 0
         until(lambda: lines() > 0 and written() > 3_000_000, "the first tensors", server.process)
         # The journal is written every second; a pause makes the next tensor's end one of these moments.
-        server.process.send_signal(signal.SIGSTOP)
-        time.sleep(1.1)
-        server.process.send_signal(signal.SIGCONT)
+        server.pause(1.1)
         until(lambda: lines() > 1, "some tensors in the journal", server.process)
         return name
 

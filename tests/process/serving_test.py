@@ -89,7 +89,7 @@ class DrainTest(ProcessTest):
         self.make_deep_decoder()
         server = self.start("--drain-grace", 100)
         server.must("load", "deep")
-        streams = [server.start_ctl("generate", "deep", prompt, "--max-tokens", 200, "--ignore-eos")
+        streams = [server.start_ctl("generate", "deep", prompt, "--max-tokens", 400, "--ignore-eos")
                    for prompt in (PROMPT, "the river")]
         until(lambda: server.must("status")["running_sequences"] == 2, "two streams", server.process)
         server.terminate()
@@ -98,7 +98,7 @@ class DrainTest(ProcessTest):
         for stream in streams:
             out, err = stream.communicate()
             self.assertEqual(stream.returncode, DONE, err)
-            self.assertEqual(len(json.loads(out)["token_ids"]), 200)
+            self.assertEqual(len(json.loads(out)["token_ids"]), 400)
         self.assertEqual(server.wait(), 0)
 
     def test_a_load_is_given_up_or_finished(self):
