@@ -1,7 +1,5 @@
 #include "client/quantd/client.h"
 
-#include <random>
-
 #include "absl/strings/str_cat.h"
 #include "client/quantd/connection.h"
 
@@ -53,18 +51,6 @@ template <class Request>
 Request Named(const std::string& name) {
   Request request;
   request.set_name(name);
-  return request;
-}
-
-// The request with an id of its own, unless the caller gave it one: by it the server knows a retry.
-template <class Request>
-Request WithRequestId(Request request) {
-  if (request.request_id().empty()) {
-    std::random_device random;
-    request.set_request_id(absl::StrCat(absl::Hex(random(), absl::kZeroPad8),
-                                        absl::Hex(random(), absl::kZeroPad8),
-                                        absl::Hex(random(), absl::kZeroPad8)));
-  }
   return request;
 }
 

@@ -186,9 +186,11 @@ class QUANTD_CLIENT_EXPORT Client {
  private:
   struct Connection;
   explicit Client(std::unique_ptr<Connection> connection);
+  // `start` sends a request that has an id: the same operation each time.
   absl::StatusOr<quant::v1::QuantizeReport> Follow(
-      absl::StatusOr<google::longrunning::Operation> operation, const ProgressCallback& progress,
-      const CallOptions& call);
+      const std::function<absl::StatusOr<google::longrunning::Operation>(const CallOptions&)>&
+          start,
+      const ProgressCallback& progress, const CallOptions& call);
 
   std::unique_ptr<Connection> connection_;
 };

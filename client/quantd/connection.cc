@@ -134,6 +134,12 @@ absl::Status FromGrpc(const grpc::Status& status) {
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
 
+std::string NewRequestId() {
+  std::random_device random;
+  return absl::StrCat(absl::Hex(random(), absl::kZeroPad8), absl::Hex(random(), absl::kZeroPad8),
+                      absl::Hex(random(), absl::kZeroPad8));
+}
+
 Client::Connection::Connection(std::shared_ptr<grpc::Channel> shared, ClientOptions chosen)
     : channel(std::move(shared)), options(std::move(chosen)) {
   methods = quant::v1::MethodService::NewStub(channel);

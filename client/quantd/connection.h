@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <string>
 
 #include "client/quantd/client.h"
 #include "google/longrunning/operations.grpc.pb.h"
@@ -83,6 +84,16 @@ class Attempts {
 };
 
 absl::Status FromGrpc(const grpc::Status& status);
+
+// A random id.
+std::string NewRequestId();
+
+// The request with an id of its own, unless the caller gave it one: by it the server knows a retry.
+template <class Request>
+Request WithRequestId(Request request) {
+  if (request.request_id().empty()) request.set_request_id(NewRequestId());
+  return request;
+}
 
 }  // namespace quantd
 

@@ -66,6 +66,12 @@ absl::StatusOr<QuantizedTensorData> Exchange(const Link& link, const CallOptions
   }
 }
 
+// Whoever stops waiting by cancelling or by a deadline does not want the result any more.
+bool GaveUp(const absl::Status& status) {
+  return absl::IsCancelled(status) || absl::IsDeadlineExceeded(status);
+}
+const CallOptions kLastWord = {.timeout = absl::Seconds(5)};
+
 }  // namespace
 
 absl::StatusOr<Operation> Client::Watch(const std::string& operation,
@@ -90,20 +96,28 @@ absl::StatusOr<Operation> Client::Watch(const std::string& operation,
   }
 }
 
-absl::StatusOr<QuantizeReport> Client::Follow(absl::StatusOr<Operation> operation,
-                                              const ProgressCallback& progress,
-                                              const CallOptions& call) {
-  if (!operation.ok()) return operation.status();
+absl::StatusOr<QuantizeReport> Client::Follow(
+    const std::function<absl::StatusOr<Operation>(const CallOptions&)>& start,
+    const ProgressCallback& progress, const CallOptions& call) {
+  if (call.cancellation && call.cancellation->cancelled()) {
+    return absl::CancelledError("the call was cancelled before it began");
+  }
+  const absl::StatusOr<Operation> operation = start(call);
+  if (!operation.ok()) {
+    // The server may have started it; then the same request tells its name.
+    if (GaveUp(operation.status()) && connection_->channel->GetState(false) == GRPC_CHANNEL_READY) {
+      const absl::StatusOr<Operation> started = start(kLastWord);
+      if (started.ok()) (void)CancelOperation(started->name(), kLastWord);
+    }
+    return operation.status();
+  }
   const auto on_change = [&progress](const Operation& state) {
     quant::v1::OperationMetadata metadata;
     if (progress && state.metadata().UnpackTo(&metadata)) progress(metadata.progress());
   };
   absl::StatusOr<Operation> done = Watch(operation->name(), on_change, call);
   if (!done.ok()) {
-    // Whoever stops waiting by cancelling or by a deadline does not want the result any more.
-    if (absl::IsCancelled(done.status()) || absl::IsDeadlineExceeded(done.status())) {
-      (void)CancelOperation(operation->name(), {.timeout = absl::Seconds(5)});
-    }
+    if (GaveUp(done.status())) (void)CancelOperation(operation->name(), kLastWord);
     return done.status();
   }
   if (done->has_error()) {
@@ -120,13 +134,19 @@ absl::StatusOr<QuantizeReport> Client::Follow(absl::StatusOr<Operation> operatio
 absl::StatusOr<QuantizeReport> Client::Quantize(const quant::v1::QuantizeCheckpointRequest& request,
                                                 const ProgressCallback& progress,
                                                 const CallOptions& call) {
-  return Follow(StartQuantize(request, call), progress, call);
+  const auto start = [this, known = WithRequestId(request)](const CallOptions& options) {
+    return StartQuantize(known, options);
+  };
+  return Follow(start, progress, call);
 }
 
 absl::StatusOr<QuantizeReport> Client::Dequantize(
     const quant::v1::DequantizeCheckpointRequest& request, const ProgressCallback& progress,
     const CallOptions& call) {
-  return Follow(StartDequantize(request, call), progress, call);
+  const auto start = [this, known = WithRequestId(request)](const CallOptions& options) {
+    return StartDequantize(known, options);
+  };
+  return Follow(start, progress, call);
 }
 
 absl::StatusOr<QuantizedTensorData> Client::QuantizeTensor(const quant::v1::Recipe& recipe,

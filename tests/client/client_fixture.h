@@ -62,9 +62,11 @@ class ClientTest : public ServerProcessTest {
     ASSERT_TRUE(model.ok()) << model.status();
     EXPECT_EQ(model->state(), quant::v1::Model::READY);
   }
-  // Polls until nothing runs on the server any more.
+  // Polls until nothing runs on the server any more; whatever works comes nowhere near the limit.
   void WaitIdle(Client& client) {
+    const absl::Time limit = absl::Now() + absl::Minutes(2);
     while (true) {
+      ASSERT_LT(absl::Now(), limit) << "something still runs";
       const auto status = client.GetServerStatus();
       ASSERT_TRUE(status.ok()) << status.status();
       if (status->running_operations() == 0 && status->running_sequences() == 0) return;

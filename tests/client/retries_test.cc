@@ -2,10 +2,14 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/time/clock.h"
+#include "google/longrunning/operations.grpc.pb.h"
 #include "quant/v1/models.grpc.pb.h"
+#include "quant/v1/quantization.grpc.pb.h"
 #include "tests/client/client_fixture.h"
 
 namespace quantd {
@@ -95,6 +99,56 @@ TEST_F(ClientTest, ACallThatAStoppingServerCutsOffWasUnavailable) {
   EXPECT_EQ(ask("CANCELLED", 1, absl::Minutes(1)), absl::StatusCode::kOk);
   EXPECT_EQ(ask("CANCELLED", 1000, absl::ZeroDuration()), absl::StatusCode::kUnavailable);
   EXPECT_EQ(ask("the load was cancelled", 1, absl::Minutes(1)), absl::StatusCode::kCancelled);
+}
+
+// Starts an operation, but is slow to say so the first time.
+class SlowStart final : public quant::v1::QuantizationService::Service {
+ public:
+  grpc::Status QuantizeCheckpoint(grpc::ServerContext* context,
+                                  const quant::v1::QuantizeCheckpointRequest* request,
+                                  google::longrunning::Operation* response) override {
+    ids_.push_back(request->request_id());
+    while (ids_.size() == 1 && !context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    response->set_name("operations/" + request->request_id());
+    return grpc::Status::OK;
+  }
+  const std::vector<std::string>& ids() const { return ids_; }
+
+ private:
+  std::vector<std::string> ids_;
+};
+
+class CancelledNames final : public google::longrunning::Operations::Service {
+ public:
+  grpc::Status CancelOperation(grpc::ServerContext*,
+                               const google::longrunning::CancelOperationRequest* request,
+                               google::protobuf::Empty*) override {
+    names_.push_back(request->name());
+    return grpc::Status::OK;
+  }
+  const std::vector<std::string>& names() const { return names_; }
+
+ private:
+  std::vector<std::string> names_;
+};
+
+// Nobody else could: the operation's name never arrived.
+TEST_F(ClientTest, GivingUpDuringTheStartCancelsWhatWasStarted) {
+  SlowStart starts;
+  CancelledNames cancelled;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address(), grpc::InsecureServerCredentials());
+  builder.RegisterService(&starts);
+  builder.RegisterService(&cancelled);
+  const auto server = builder.BuildAndStart();
+  const auto client = Connect();
+  const auto report =
+      client->Quantize(QuantizeRequest("a", "b"), {}, {.timeout = absl::Milliseconds(300)});
+  EXPECT_TRUE(absl::IsDeadlineExceeded(report.status())) << report.status();
+  ASSERT_EQ(starts.ids().size(), 2);
+  EXPECT_FALSE(starts.ids()[0].empty());
+  EXPECT_EQ(starts.ids()[0], starts.ids()[1]);
+  EXPECT_EQ(cancelled.names(), std::vector<std::string>({"operations/" + starts.ids()[0]}));
 }
 
 TEST_F(ClientTest, FindsTheServersSuccessor) {
