@@ -123,36 +123,57 @@ double RunSlice(int64_t first, int64_t count, absl::FunctionRef<void(int64_t)> b
   return total;
 }
 
-// Submits a loop as background tasks of a few milliseconds each, so that interactive work gets in
-// between, or, on the compute thread, lets it in itself. The slice length follows the processor
-// time that the iterations take: on a machine that others use too, the time on the wall says
-// nothing about them.
-void RunInSlices(int64_t count, absl::FunctionRef<void(int64_t)> body, double seconds) {
-  constexpr double kBesideInteractive = 0.005, kAlone = 0.05;  // seconds
-  const int64_t threads = ComputeThreads();
-  int64_t slice = threads;
-  if (seconds > 0) {
-    const double target = Pool().InteractiveLately() ? kBesideInteractive : kAlone;
-    const double wanted = target * static_cast<double>(threads) / seconds;
-    slice = std::max(slice, static_cast<int64_t>(std::min(wanted, static_cast<double>(count))));
+// A loop whose slices let interactive work in between, and after `turn` other background work, too.
+// The slice length follows the processor time that the iterations take: on a machine that others
+// use too, the time on the wall says nothing about them.
+class SlicedLoop {
+ public:
+  SlicedLoop(int64_t count, absl::FunctionRef<void(int64_t)> body, double seconds)
+      : count_(count), body_(body), slice_(ComputeThreads()) {
+    if (seconds > 0) Aim(std::min(Wanted(seconds), static_cast<double>(count)));
   }
-  for (int64_t first = 0; first < count;) {
-    const int64_t n = std::min(slice, count - first);
-    double cpu = 0;
-    if (on_compute_thread) {
+
+  bool done() const { return first_ >= count_; }
+
+  // On the compute thread, as long as it may.
+  void Go(Clock::duration turn) {
+    const Clock::time_point end = Clock::now() + turn;
+    do {
+      const int64_t n = std::min(slice_, count_ - first_);
       lets_in_between = false;
-      cpu = RunSlice(first, n, body);
+      const double cpu = RunSlice(first_, n, body_);
       Pool().RunWaitingInteractive();
       lets_in_between = true;
-    } else {
-      RunCompute(TaskPriority::kBackground, [&] { cpu = RunSlice(first, n, body); });
-    }
-    const double target = Pool().InteractiveLately() ? kBesideInteractive : kAlone;
-    const double wanted = target * static_cast<double>(threads * n) / std::max(cpu, 1e-7);
-    slice = static_cast<int64_t>(std::min(wanted, 8.0 * static_cast<double>(n)));
-    slice = std::max(slice, threads);
-    first += n;
+      first_ += n;
+      Aim(std::min(Wanted(std::max(cpu, 1e-7) / static_cast<double>(n)),
+                   8.0 * static_cast<double>(n)));
+    } while (!done() && Clock::now() < end);
   }
+
+ private:
+  // Iterations of a slice, where one takes `seconds`.
+  static double Wanted(double seconds) {
+    constexpr double kBesideInteractive = 0.005, kAlone = 0.05;  // seconds
+    const double target = Pool().InteractiveLately() ? kBesideInteractive : kAlone;
+    return target * static_cast<double>(ComputeThreads()) / seconds;
+  }
+  void Aim(double wanted) {
+    slice_ = std::max<int64_t>(static_cast<int64_t>(wanted), ComputeThreads());
+  }
+
+  const int64_t count_;
+  const absl::FunctionRef<void(int64_t)> body_;
+  int64_t first_ = 0, slice_;
+};
+
+void RunInSlices(int64_t count, absl::FunctionRef<void(int64_t)> body, double seconds) {
+  constexpr Clock::duration kTurn = std::chrono::milliseconds(50);
+  SlicedLoop loop(count, body, seconds);
+  if (on_compute_thread) {
+    loop.Go(Clock::duration::max() / 4);
+    return;
+  }
+  while (!loop.done()) RunBackground([&] { loop.Go(kTurn); });
 }
 
 }  // namespace

@@ -216,8 +216,11 @@ bool SchedulerLoop::StepGenerations() {
   const absl::Time begin = absl::Now();
   const absl::Status status =
       engine_->Forward(batch_, [&](size_t first, std::span<float> logits) -> absl::Status {
-        ParallelFor(static_cast<int64_t>(logits.size() / vocab), [&](int64_t i) {
-          sampling_[first + i]->Sample(logits.subspan(i * vocab, vocab));
+        // Here already on the compute thread, unless a device has computed the logits.
+        RunCompute(TaskPriority::kInteractive, [&] {
+          ParallelFor(static_cast<int64_t>(logits.size() / vocab), [&](int64_t i) {
+            sampling_[first + i]->Sample(logits.subspan(i * vocab, vocab));
+          });
         });
         return absl::OkStatus();
       });

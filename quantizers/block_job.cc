@@ -111,19 +111,18 @@ absl::StatusOr<int64_t> BlockJob::FindStart() {
   while (done < model_.blocks() && complete(done)) ++done;
   if (done == model_.blocks()) return done;
   for (int64_t block = done; block > 0; --block) {
-    if (OpenNext(block).ok()) return block;
+    if (OpenNext(block, &ActivationFile::Open).ok()) return block;
   }
   RETURN_IF_ERROR(EmbedAll());
   return 0;
 }
 
-absl::Status BlockJob::OpenNext(int64_t next) {
+absl::Status BlockJob::OpenNext(int64_t next, decltype(&ActivationFile::Open) open) {
   const int64_t width = model_.hidden_size();
-  ASSIGN_OR_RETURN(auto inputs,
-                   ActivationFile::Open(sink_, InputsName(next, false), tokens_, width));
+  ASSIGN_OR_RETURN(auto inputs, open(sink_, InputsName(next, false), tokens_, width));
   std::unique_ptr<ActivationFile> original;
   if (spec_.both_inputs) {
-    ASSIGN_OR_RETURN(original, ActivationFile::Open(sink_, InputsName(next, true), tokens_, width));
+    ASSIGN_OR_RETURN(original, open(sink_, InputsName(next, true), tokens_, width));
   }
   inputs_ = std::make_unique<BlockActivations>(sink_, std::move(inputs), std::move(original));
   for (const bool which : {false, true}) {
@@ -148,7 +147,7 @@ absl::Status BlockJob::EmbedAll() {
     }
     RETURN_IF_ERROR(file.Seal());
   }
-  return OpenNext(0);
+  return OpenNext(0, &ActivationFile::OpenOwn);
 }
 
 void BlockJob::Tell(int64_t index, const std::string& what) {
@@ -189,15 +188,15 @@ absl::Status BlockJob::DoBlock(int64_t index) {
     RETURN_IF_ERROR(SolveStages(*block, index, values, results));
   }
   if (tuner_ != nullptr) {
-    RETURN_IF_ERROR(values.Clear());
+    values.Clear();
     RETURN_IF_ERROR(TuneBlock(*block, index, results));
   }
   RETURN_IF_ERROR(WriteBlock(*block, index, results));
   if (!last && spec_.quantized_inputs) {
     RETURN_IF_ERROR(RunOn(*block, InputsName(index + 1, false), values));
   }
-  RETURN_IF_ERROR(values.Clear());
-  if (!last) RETURN_IF_ERROR(OpenNext(index + 1));
+  values.Clear();
+  if (!last) RETURN_IF_ERROR(OpenNext(index + 1, &ActivationFile::OpenOwn));
   ++done_;
   return absl::OkStatus();
 }
@@ -231,7 +230,8 @@ absl::Status BlockJob::WriteTargets(CalibratedBlock& block, int64_t index) {
   const std::string name = TargetsName(index);
   Tell(index, absl::StrCat("block ", index + 1, ": outputs"));
   RETURN_IF_ERROR(RunThrough(block, name, false));
-  ASSIGN_OR_RETURN(auto targets, ActivationFile::Open(sink_, name, tokens_, model_.hidden_size()));
+  ASSIGN_OR_RETURN(auto targets,
+                   ActivationFile::OpenOwn(sink_, name, tokens_, model_.hidden_size()));
   inputs_->SetTargets(std::move(targets));
   return absl::OkStatus();
 }

@@ -69,7 +69,8 @@ class BlockJob {
   // The outputs of all sequences, from the inputs; or from what the stages have computed.
   absl::Status RunThrough(CalibratedBlock& block, const std::string& name, bool original);
   absl::Status RunOn(CalibratedBlock& block, const std::string& name, StageValues& values);
-  absl::Status OpenNext(int64_t next);
+  // The inputs of block `next`, by ActivationFile's Open or OpenOwn; those before it go.
+  absl::Status OpenNext(int64_t next, decltype(&ActivationFile::Open) open);
   absl::Status Named(const BlockLinear& linear, const absl::Status& status) const;
   void Tell(int64_t index, const std::string& what);
   const PlannedParameter* Find(const std::string& module) const;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/parallel.h"
 #include "quantizers/block_job.h"
 
 namespace quantd {
@@ -40,7 +41,8 @@ absl::Status BlockJob::SolveStages(CalibratedBlock& block, int64_t index, StageV
     RETURN_IF_ERROR(SolveStage(block, stage, values, results));
   }
   // All at once: what was computed is of weights that are no longer there.
-  return spec_.true_sequential ? absl::OkStatus() : values.Clear();
+  if (!spec_.true_sequential) values.Clear();
+  return absl::OkStatus();
 }
 
 absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<BlockLinear>& stage,
@@ -64,20 +66,24 @@ absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<Bloc
     at.samples =
         std::make_shared<InputStatistics>(cols, InputNeeds{.sample_rows = kErrorTokens}, total);
   }
-  RETURN_IF_ERROR(values.Start(stage.back().input, stage.back().cols));
+  values.Start(stage.back().input, stage.back().cols);
   BlockPass pass;
   for (int64_t s = 0; s < inputs_->sequences(); ++s) {
     RETURN_IF_ERROR(values.Read(s, pass));
-    block.Continue(pass, stage.back().input);
-    if (job_.stopping()) return job_.Stopped();
-    RETURN_IF_ERROR(values.Append(pass));
-    for (auto& [value, at] : collected) {
-      RETURN_IF_ERROR(AddInputs(*at.linear, pass[value], *at.statistics));
-      RETURN_IF_ERROR(Named(*at.linear, at.samples->Add(pass[value])));
-      at.statistics->EndSequence();
-    }
+    absl::Status added;
+    RunBackground([&] {
+      block.Continue(pass, stage.back().input);
+      for (auto& [value, at] : collected) {
+        if (added.ok()) added = AddInputs(*at.linear, pass[value], *at.statistics);
+        if (!added.ok()) return;
+        at.samples->AddFinite(pass[value]);
+        at.statistics->EndSequence();
+      }
+    });
+    RETURN_IF_ERROR(added);
+    RETURN_IF_ERROR(values.Keep(s, pass));
   }
-  RETURN_IF_ERROR(values.Finish());
+  values.Finish();
   for (auto& [value, at] : collected) {
     RETURN_IF_ERROR(Named(*at.linear, at.statistics->Finish()));
     RETURN_IF_ERROR(at.samples->Finish());

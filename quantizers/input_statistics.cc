@@ -74,6 +74,11 @@ absl::Status InputStatistics::Add(std::span<const float> rows) {
                                                    ", channel ", index % cols_, ", is ",
                                                    rows[static_cast<size_t>(index)]));
   }
+  AddFinite(rows);
+  return absl::OkStatus();
+}
+
+void InputStatistics::AddFinite(std::span<const float> rows) {
   AddColumnSums(rows);
   AddSamples(rows);
   if (needs_.extremes && !rows.empty()) {
@@ -101,7 +106,6 @@ absl::Status InputStatistics::Add(std::span<const float> rows) {
     }
     rows = rows.subspan(count);
   }
-  return absl::OkStatus();
 }
 
 void InputStatistics::EndSequence() { within_sequence_ = false; }

@@ -22,6 +22,8 @@ class InputStatistics {
 
   // The next rows [count, cols]. INVALID_ARGUMENT naming token and channel of a NaN or an infinity.
   absl::Status Add(std::span<const float> rows);
+  // The same for rows that are known to have none.
+  void AddFinite(std::span<const float> rows);
   // The rows since the last call, at least one, were a sequence of the calibration set.
   void EndSequence();
   // After the last row. INVALID_ARGUMENT when sums of products are beyond float32.

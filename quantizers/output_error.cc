@@ -4,8 +4,10 @@
 #include <cmath>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <vector>
 
+#include "core/float_buffer.h"
 #include "core/float_types.h"
 #include "core/parallel.h"
 #include "kernels/matrix_product.h"
@@ -13,7 +15,7 @@
 namespace quantd {
 namespace {
 
-double SumOfSquares(const std::vector<float>& values) {
+double SumOfSquares(std::span<const float> values) {
   constexpr size_t kLanes = 16;
   double lanes[kLanes] = {};
   const size_t whole = values.size() / kLanes * kLanes;
@@ -134,6 +136,7 @@ class Comparison {
 
  private:
   static constexpr double kSecondsPerRow = 5e-6;               // about
+  static constexpr double kSecondsPerMultiplication = 1e-11;   // the same
   static constexpr int64_t kSliceElements = int64_t{1} << 21;  // a tenth of a second's products
 
   float* Exact(int64_t i) { return exact_.data() + i * cols_; }
@@ -150,13 +153,23 @@ class Comparison {
   }
 
   // Adds |X D^T|^2 for the `count` rows of D.
-  absl::Status AddEnergy(const std::vector<float>& matrix, int64_t count, double& energy) {
+  absl::Status AddEnergy(const FloatBuffer& matrix, int64_t count, double& energy) {
     RETURN_IF_ERROR(CheckStopped(stopped_));
+    constexpr int64_t kRows = 256;  // of a task
     const int64_t tokens = static_cast<int64_t>(inputs_.size()) / cols_;
-    outputs_.assign(static_cast<size_t>(tokens * count), 0.0f);
-    AddMatrixProduct(tokens, count, cols_, {inputs_.data(), cols_, 1},
-                     MatrixOperand{matrix.data(), cols_, 1}.Transposed(), outputs_.data(), count);
-    energy += SumOfSquares(outputs_);
+    std::vector<double> sums(static_cast<size_t>((count + kRows - 1) / kRows));
+    const auto add = [&](int64_t task) {
+      const int64_t first = task * kRows, rows = std::min(kRows, count - first);
+      thread_local FloatBuffer outputs;
+      outputs.assign(static_cast<size_t>(tokens * rows), 0.0f);
+      AddMatrixProduct(tokens, rows, cols_, {inputs_.data(), cols_, 1},
+                       MatrixOperand{matrix.data() + first * cols_, cols_, 1}.Transposed(),
+                       outputs.data(), rows);
+      sums[static_cast<size_t>(task)] = SumOfSquares(outputs);
+    };
+    ParallelFor(static_cast<int64_t>(sums.size()), add,
+                static_cast<double>(tokens * kRows * cols_) * kSecondsPerMultiplication);
+    energy = std::accumulate(sums.begin(), sums.end(), energy);
     return absl::OkStatus();
   }
 
@@ -164,7 +177,7 @@ class Comparison {
   const std::span<const float> inputs_;
   const StopRequest& stopped_;
   const int64_t rows_, cols_, slice_;
-  std::vector<float> exact_, difference_, outputs_;
+  FloatBuffer exact_, difference_;
 };
 
 }  // namespace

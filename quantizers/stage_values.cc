@@ -25,7 +25,7 @@ std::vector<BlockValue> KeptAfter(BlockValue until, uint64_t bytes) {
   }
 }
 
-const char* FileOf(BlockValue value) {
+const char* NameOf(BlockValue value) {
   if (value == BlockValue::kAttended) return "stage-attended";
   return value == BlockValue::kMlpHidden ? "stage-mlp-hidden" : "stage-after-attention";
 }
@@ -36,55 +36,41 @@ bool Contains(const std::vector<BlockValue>& values, BlockValue value) {
 
 }  // namespace
 
-absl::Status StageValues::Read(int64_t sequence, BlockPass& pass) const {
+absl::Status StageValues::Read(int64_t sequence, BlockPass& pass) {
   pass.tokens = tokens_[static_cast<size_t>(sequence)];
   for (FloatBuffer& values : pass.values) values.clear();
-  for (const auto& [value, file] : kept_) RETURN_IF_ERROR(file->Read(sequence, pass[value]));
+  for (auto& [value, store] : kept_) {
+    RETURN_IF_ERROR(store.Take(static_cast<size_t>(sequence), pass[value]));
+  }
   if (kept_.contains(BlockValue::kAfterAttention)) return absl::OkStatus();
   return inputs_.Read(sequence, false, pass[BlockValue::kInput]);
 }
 
-absl::Status StageValues::Start(BlockValue until, int64_t width) {
+void StageValues::Start(BlockValue until, int64_t width) {
   const int64_t tokens = std::accumulate(tokens_.begin(), tokens_.end(), int64_t{0});
   needed_ = KeptAfter(until, static_cast<uint64_t>(tokens * width) * sizeof(float));
   for (const BlockValue value : needed_) {
-    if (kept_.contains(value)) continue;
-    ASSIGN_OR_RETURN(ActivationWriter file, ActivationWriter::Create(sink_, FileOf(value)));
-    writing_.emplace(value, Writing{std::move(file)});
-  }
-  return absl::OkStatus();
-}
-
-absl::Status StageValues::Append(const BlockPass& pass) {
-  for (auto& [value, writing] : writing_) {
-    RETURN_IF_ERROR(writing.file.Append(pass[value]));
-    writing.width = static_cast<int64_t>(pass[value].size()) / pass.tokens;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status StageValues::Finish() {
-  for (auto& [value, writing] : writing_) {
-    RETURN_IF_ERROR(writing.file.Seal());
-    ASSIGN_OR_RETURN(kept_[value],
-                     ActivationFile::OpenOwn(sink_, FileOf(value), tokens_, writing.width));
-  }
-  writing_.clear();
-  for (auto it = kept_.begin(); it != kept_.end();) {
-    const BlockValue value = it->first;
-    if (Contains(needed_, value)) {
-      ++it;
-      continue;
+    if (!kept_.contains(value)) {
+      next_.try_emplace(value, sink_, NameOf(value), memory_bytes_);
     }
-    it = kept_.erase(it);
-    RETURN_IF_ERROR(sink_.RemoveScratch(FileOf(value)));
   }
+}
+
+absl::Status StageValues::Keep(int64_t sequence, BlockPass& pass) {
+  for (auto& [value, store] : kept_) store.Return(static_cast<size_t>(sequence), pass[value]);
+  for (auto& [value, store] : next_) RETURN_IF_ERROR(store.Append(std::move(pass[value])));
   return absl::OkStatus();
 }
 
-absl::Status StageValues::Clear() {
+void StageValues::Finish() {
+  std::erase_if(kept_, [this](const auto& entry) { return !Contains(needed_, entry.first); });
+  kept_.merge(next_);
+}
+
+void StageValues::Clear() {
   needed_.clear();
-  return Finish();
+  next_.clear();
+  kept_.clear();
 }
 
 uint64_t StageValues::DiskBytes(uint64_t tokens, int64_t hidden_size, int64_t intermediate_size) {

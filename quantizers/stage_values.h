@@ -3,52 +3,51 @@
 #ifndef QUANTD_QUANTIZERS_STAGE_VALUES_H_
 #define QUANTD_QUANTIZERS_STAGE_VALUES_H_
 
+#include <cstdint>
 #include <map>
-#include <memory>
+#include <utility>
 #include <vector>
 
 #include "quantizers/activations.h"
 #include "quantizers/calibrated_block.h"
 #include "quantizers/checkpoint_sink.h"
+#include "quantizers/sequence_store.h"
 
 namespace quantd {
 
-// Scratch files of the job, at most two at a time. Good as long as the parameters that a stage's
-// values were computed with stay as they are: for linears that are quantized in the order of the
-// computation.
+// At most two values of every sequence at a time, in memory up to a limit, beyond it in scratch
+// files of the job. Good as long as the parameters that a stage's values were computed with stay as
+// they are: for linears that are quantized in the order of the computation.
 class StageValues {
  public:
-  StageValues(CheckpointSink& sink, const BlockActivations& inputs, std::vector<int64_t> tokens)
-      : sink_(sink), inputs_(inputs), tokens_(std::move(tokens)) {}
+  StageValues(CheckpointSink& sink, const BlockActivations& inputs, std::vector<int64_t> tokens,
+              uint64_t memory_bytes = SequenceStore::kMemoryBytes / 2)
+      : sink_(sink), inputs_(inputs), tokens_(std::move(tokens)), memory_bytes_(memory_bytes) {}
 
-  // Makes `pass` one to go on with: what is kept of the sequence, or its inputs. Its memory is used
-  // again.
-  absl::Status Read(int64_t sequence, BlockPass& pass) const;
+  // Makes `pass` one to go on with: what is kept of the sequence, lent until Keep, or its inputs.
+  absl::Status Read(int64_t sequence, BlockPass& pass);
 
-  // Keeps what a later stage goes on from, of passes up to `until`, whose rows are `width` wide:
-  // one Append for every sequence in order, then Finish, which removes what nobody needs any more.
-  absl::Status Start(BlockValue until, int64_t width);
-  absl::Status Append(const BlockPass& pass);
-  absl::Status Finish();
+  // Before passes up to `until`, whose rows are `width` wide: what a later stage goes on from is to
+  // be kept. One Read and one Keep for every sequence in order, then Finish, which forgets what
+  // nobody needs any more.
+  void Start(BlockValue until, int64_t width);
+  // Takes values out of `pass`.
+  absl::Status Keep(int64_t sequence, BlockPass& pass);
+  void Finish();
 
-  // Removes the files; passes start from the inputs again.
-  absl::Status Clear();
+  // Passes start from the inputs again.
+  void Clear();
 
   // The most that the files take at a time.
   static uint64_t DiskBytes(uint64_t tokens, int64_t hidden_size, int64_t intermediate_size);
 
  private:
-  struct Writing {
-    ActivationWriter file;
-    int64_t width = 0;
-  };
-
   CheckpointSink& sink_;
   const BlockActivations& inputs_;
   const std::vector<int64_t> tokens_;
+  const uint64_t memory_bytes_;  // of each value
   std::vector<BlockValue> needed_;
-  std::map<BlockValue, Writing> writing_;
-  std::map<BlockValue, std::unique_ptr<ActivationFile>> kept_;
+  std::map<BlockValue, SequenceStore> kept_, next_;
 };
 
 }  // namespace quantd
