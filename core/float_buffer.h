@@ -18,7 +18,7 @@ class LineAllocator {
 
   LineAllocator() = default;
   template <class U>
-  LineAllocator(const LineAllocator<U>&) {}
+  LineAllocator(const LineAllocator<U>&) {}  // NOLINT(google-explicit-constructor)
 
   T* allocate(size_t count) {
     return static_cast<T*>(::operator new (count * sizeof(T), std::align_val_t{64}));

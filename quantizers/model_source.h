@@ -41,7 +41,7 @@ class ModelSource {
   virtual absl::StatusOr<Weight> Read(absl::string_view name) const = 0;
   // What Read gives, without a copy: where it lies in a mapped file. nullopt when it does not lie
   // anywhere as it is (quantized, permuted).
-  virtual std::optional<SharedTensor> Lend(absl::string_view name) const { return std::nullopt; }
+  virtual std::optional<SharedTensor> Lend(absl::string_view) const { return std::nullopt; }
   // "gguf Q4_1", "bitsandbytes", "none"; for reports.
   virtual std::string quantization() const = 0;
   // Files carried along; a GGUF's tokenizer is in `gguf_metadata` instead.

@@ -115,7 +115,7 @@ Value Interpreter::EvaluateUnchecked(const Expression& expression) {
 }
 
 Value Interpreter::EvaluateUnary(const Expression& expression) {
-  const Value value = Evaluate(*expression.operands[0]);
+  Value value = Evaluate(*expression.operands[0]);
   if (expression.name == "not") return !value.Truth();
   if (!value.IsNumber()) return Fail(absl::StrCat("cannot negate a ", value.TypeName()));
   if (expression.name == "+") return value;

@@ -1,4 +1,5 @@
 """A real quantd process over a model root made for a test, and quantctl to talk to it."""
+import ctypes
 import json
 import os
 import shutil
@@ -40,6 +41,15 @@ class Answer:
         return json.loads(self.out)
 
 
+LIBC = ctypes.CDLL(None)
+
+
+def end_with_the_test():
+    """Run in the child: a test that is killed leaves no server behind."""
+    PR_SET_PDEATHSIG = 1
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def until(condition, what, process=None):
     """Polls until `condition()` gives something true, and returns that."""
     end = time.monotonic() + PATIENCE
@@ -67,7 +77,7 @@ class Quantd:
             self.log_start = log.tell()
             self.process = subprocess.Popen(
                 [BIN / "quantd", "--model-root", root, "--listen", self.address, "--metrics-listen", "off",
-                 "--no-self-probe", *map(str, flags)], stdout=log, stderr=log)
+                 "--no-self-probe", *map(str, flags)], stdout=log, stderr=log, preexec_fn=end_with_the_test)
         serving = until(lambda: self.events("serving"), "serving", self.process)[0]
         if self.address.endswith(":0"):
             self.address = self.address[:-1] + str(serving["port"])
