@@ -53,19 +53,32 @@ int64_t ColsOf(const Weight& weight) {
   return shape.size() < 2 ? 0 : NumElements({shape.begin() + 1, shape.end()});
 }
 
-absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(absl::string_view device) {
-  if (device == "cpu") return CreateCpuBackend();
-  if (device == "opencl") return CreateOpenCl(0);
+absl::StatusOr<std::optional<int>> OpenClNumber(absl::string_view device) {
+  if (device == "cpu") return std::nullopt;
+  if (device == "opencl") return 0;
   absl::string_view number = device;
   int index = 0;
   if (absl::ConsumePrefix(&number, "opencl:") && !number.empty() &&
       number.find_first_not_of("0123456789") == absl::string_view::npos &&
       absl::SimpleAtoi(number, &index)) {
-    return CreateOpenCl(index);
+    return index;
   }
   return absl::InvalidArgumentError(
       absl::StrCat("unknown device \"", absl::Utf8SafeCEscape(device.substr(0, 200)),
                    "\": expected \"cpu\", \"opencl\" or \"opencl:N\""));
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(absl::string_view device) {
+  ASSIGN_OR_RETURN(const std::optional<int> number, OpenClNumber(device));
+  return number ? CreateOpenCl(*number) : CreateCpuBackend();
+}
+
+std::string ResolveDevice(const std::string& device) {
+  if (device != "auto") return device;
+  for (const DeviceInfo& info : ListDevices()) {
+    if (info.is_gpu) return info.id;
+  }
+  return "cpu";
 }
 
 std::vector<DeviceInfo> ListDevices() {

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <variant>
@@ -213,6 +214,10 @@ class Backend {
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(absl::string_view device);
 // Every device that CreateBackend would accept now.
 std::vector<DeviceInfo> ListDevices();
+// "auto" as the first OpenCL GPU, else "cpu"; other names as they are.
+std::string ResolveDevice(const std::string& device);
+// The number of an OpenCL device, nullopt for "cpu"; INVALID_ARGUMENT as in CreateBackend.
+absl::StatusOr<std::optional<int>> OpenClNumber(absl::string_view device);
 
 }  // namespace quantd
 

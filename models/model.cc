@@ -9,15 +9,6 @@
 namespace quantd {
 namespace {
 
-// "auto": the first OpenCL GPU, else the CPU.
-std::string ResolveDevice(const std::string& device) {
-  if (device != "auto") return device;
-  for (const DeviceInfo& info : ListDevices()) {
-    if (info.is_gpu) return info.id;
-  }
-  return "cpu";
-}
-
 std::function<absl::Status(int64_t, int64_t)> ProgressOf(const LoadOptions& options) {
   return [&options](int64_t done, int64_t total) {
     if (options.cancelled && options.cancelled()) return absl::CancelledError("load cancelled");

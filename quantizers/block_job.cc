@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/float_types.h"
 #include "core/parallel.h"
+#include "kernels/product_device.h"
 #include "quantizers/output_error.h"
 #include "quantizers/parameter_names.h"
 
@@ -196,6 +197,9 @@ absl::Status BlockJob::DoBlock(int64_t index) {
     RETURN_IF_ERROR(RunOn(*block, InputsName(index + 1, false), values));
   }
   values.Clear();
+  if (data_.device != nullptr && !data_.device->failure().ok()) {
+    job_.Warn(absl::StrCat("calibrated on the CPU in part: ", data_.device->failure().message()));
+  }
   if (!last) RETURN_IF_ERROR(OpenNext(index + 1, &ActivationFile::OpenOwn));
   ++done_;
   return absl::OkStatus();

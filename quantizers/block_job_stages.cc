@@ -62,7 +62,7 @@ absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<Bloc
   const int64_t total = std::accumulate(tokens_.begin(), tokens_.end(), int64_t{0});
   for (auto& [value, at] : collected) {
     const int64_t cols = at.linear->cols;
-    at.statistics = std::make_unique<InputStatistics>(cols, at.needs, total);
+    at.statistics = std::make_unique<InputStatistics>(cols, at.needs, total, data_.device.get());
     at.samples =
         std::make_shared<InputStatistics>(cols, InputNeeds{.sample_rows = kErrorTokens}, total);
   }
@@ -71,15 +71,21 @@ absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<Bloc
   for (int64_t s = 0; s < inputs_->sequences(); ++s) {
     RETURN_IF_ERROR(values.Read(s, pass));
     absl::Status added;
-    RunBackground([&] {
+    const auto add = [&] {
       block.Continue(pass, stage.back().input);
       for (auto& [value, at] : collected) {
         if (added.ok()) added = AddInputs(*at.linear, pass[value], *at.statistics);
+        if (added.ok()) added = at.samples->AddFinite(pass[value]);
         if (!added.ok()) return;
-        at.samples->AddFinite(pass[value]);
         at.statistics->EndSequence();
       }
-    });
+    };
+    // Products that wait for a device do not wait on the compute thread.
+    if (data_.device != nullptr) {
+      add();
+    } else {
+      RunBackground(add);
+    }
     RETURN_IF_ERROR(added);
     RETURN_IF_ERROR(values.Keep(s, pass));
   }

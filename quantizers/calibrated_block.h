@@ -20,6 +20,8 @@
 
 namespace quantd {
 
+class ProductDevice;  // kernels/product_device.h
+
 // Places in a block, in the order of the computation. Widths: hidden size, but for kAttended
 // (heads * head_dim) and kMlpHidden (intermediate size).
 enum class BlockValue {
@@ -88,7 +90,8 @@ class CalibratedBlock {
   // The parameter of that full name ("model.layers.3.input_layernorm.weight", any weight or bias of
   // a linear) in float32, row-major; empty when the block has none. Runs use what is written there,
   // and what it holds when the solver is done goes on: parameters that are not quantized are
-  // written as they then are, rounded to the dtype they are kept in.
+  // written as they then are, rounded to the dtype they are kept in. The next run may lay a weight
+  // out, or send it to a device: what is written to it after that needs Parameter again.
   virtual std::span<float> Parameter(absl::string_view name) = 0;
 
   // Computes the values after `from`, whose values [tokens, width] are given, up to and including
@@ -104,9 +107,11 @@ class CalibratedBlock {
 
   // From now on linears and attention multiply operands rounded to bfloat16, forward and backward,
   // or float32 as at first. For training by the signs of gradients: many times as fast on some
-  // processors, the same bits on all. A weight that Parameter gave is laid out by the next run:
-  // what is written to it after that needs Parameter again.
+  // processors, the same bits on all.
   virtual void SetBFloat16(bool on) = 0;
+
+  // That multiplies float32; null: the CPU.
+  virtual ProductDevice* device() const { return nullptr; }
 
   // Adds the gradients of a loss whose gradient by kOutput is `output`, [tokens, hidden], for every
   // parameter that `gradients` has an entry for. `pass` ran from kInput to kOutput with the

@@ -13,10 +13,14 @@
 
 namespace quantd {
 
+class ProductDevice;  // kernels/product_device.h
+
 using TokenSequences = std::vector<std::vector<int32_t>>;
 
 struct CalibrationData {
   std::shared_ptr<BlockModel> model;
+  // That the model and the statistics of inputs multiply on; null: the CPU. The same bytes.
+  std::shared_ptr<ProductDevice> device;
   // The set, asked for once; may take long (a model that writes its own text) and is kept beside
   // the output until that is finished, so that a resume sees the same. CANCELLED when the job is.
   std::function<absl::StatusOr<TokenSequences>()> sequences;

@@ -45,10 +45,16 @@ int64_t FirstNonFinite(std::span<const float> values) {
   return -1;
 }
 
+// However a device fails, the sums that it held are gone.
+absl::Status Lost(const absl::Status& status) {
+  return status.ok() ? status : absl::UnavailableError(status.message());
+}
+
 }  // namespace
 
-InputStatistics::InputStatistics(int64_t cols, const InputNeeds& needs, int64_t tokens)
-    : cols_(cols), needs_(needs), tokens_(tokens) {
+InputStatistics::InputStatistics(int64_t cols, const InputNeeds& needs, int64_t tokens,
+                                 ProductDevice* device)
+    : cols_(cols), needs_(needs), tokens_(tokens), device_(needs.gram ? device : nullptr) {
   const auto size = static_cast<size_t>(cols);
   if (needs.importance) squares_.resize(size);
   if (needs.mean_magnitude) magnitudes_.resize(size);
@@ -56,6 +62,7 @@ InputStatistics::InputStatistics(int64_t cols, const InputNeeds& needs, int64_t 
     minimum_.assign(size, std::numeric_limits<float>::infinity());
     maximum_.assign(size, -std::numeric_limits<float>::infinity());
   }
+  if (device_ != nullptr) ReserveOnDevice();
   if (needs.gram) gram_.resize(size * size);
   if (needs.sample_rows > 0) {
     samples_.reserve(static_cast<size_t>(std::min(tokens, needs.sample_rows) * cols));
@@ -74,11 +81,10 @@ absl::Status InputStatistics::Add(std::span<const float> rows) {
                                                    ", channel ", index % cols_, ", is ",
                                                    rows[static_cast<size_t>(index)]));
   }
-  AddFinite(rows);
-  return absl::OkStatus();
+  return AddFinite(rows);
 }
 
-void InputStatistics::AddFinite(std::span<const float> rows) {
+absl::Status InputStatistics::AddFinite(std::span<const float> rows) {
   AddColumnSums(rows);
   AddSamples(rows);
   if (needs_.extremes && !rows.empty()) {
@@ -96,16 +102,17 @@ void InputStatistics::AddFinite(std::span<const float> rows) {
   while (needs_.gram && !rows.empty()) {
     const size_t count = std::min(rows.size(), slice - pending_.size());
     if (count == slice) {
-      AddGram(rows.first(slice));
+      RETURN_IF_ERROR(AddGram(rows.first(slice)));
     } else {
       pending_.insert(pending_.end(), rows.begin(), rows.begin() + static_cast<ptrdiff_t>(count));
       if (pending_.size() == slice) {
-        AddGram(pending_);
+        RETURN_IF_ERROR(AddGram(pending_));
         pending_.clear();
       }
     }
     rows = rows.subspan(count);
   }
+  return absl::OkStatus();
 }
 
 void InputStatistics::EndSequence() { within_sequence_ = false; }
@@ -142,7 +149,30 @@ void InputStatistics::AddSamples(std::span<const float> rows) {
   }
 }
 
-void InputStatistics::AddGram(std::span<const float> rows) {
+void InputStatistics::ReserveOnDevice() {
+  absl::Status status = device_->Zero(cols_, cols_, sums_);
+  if (status.ok()) status = device_->Zero(std::min(tokens_, kSlice), cols_, slice_);
+  if (status.ok()) return;
+  device_->NoteFailure(status);
+  device_ = nullptr;
+  sums_.reset();
+  slice_.reset();
+}
+
+absl::Status InputStatistics::AddGram(std::span<const float> rows) {
+  if (device_ == nullptr) {
+    AddGramHere(rows);
+    return absl::OkStatus();
+  }
+  const int64_t tokens = static_cast<int64_t>(rows.size()) / cols_;
+  absl::Status status = device_->Upload({rows.data(), cols_, 1}, tokens, cols_, slice_);
+  if (!status.ok()) return Lost(status);
+  const DeviceProduct product = {
+      .a = slice_.get(), .b = slice_.get(), .a_transposed = true, .upper_only = true};
+  return Lost(device_->AddProduct(product, *sums_));
+}
+
+void InputStatistics::AddGramHere(std::span<const float> rows) {
   const int64_t tokens = static_cast<int64_t>(rows.size()) / cols_;
   const int64_t side = (cols_ + kTile - 1) / kTile;
   const auto fill = [&](int64_t index) {
@@ -156,8 +186,13 @@ void InputStatistics::AddGram(std::span<const float> rows) {
 }
 
 absl::Status InputStatistics::Finish() {
-  if (!pending_.empty()) AddGram(pending_);
+  if (!pending_.empty()) RETURN_IF_ERROR(AddGram(pending_));
   pending_.clear();
+  if (device_ != nullptr) {
+    RETURN_IF_ERROR(Lost(device_->Download(*sums_, gram_.data(), cols_)));
+    sums_.reset();
+    slice_.reset();
+  }
   const auto mean = [this](const std::vector<double>& sums, std::vector<float>& means) {
     for (const double sum : sums) means.push_back(static_cast<float>(sum / seen_));
   };

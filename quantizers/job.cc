@@ -91,6 +91,12 @@ absl::Status Job::Stopped() {
   return absl::AbortedError("the server is shutting down; send the request with resume to go on");
 }
 
+absl::Status Job::Interrupted(const absl::Status& reason) {
+  RETURN_IF_ERROR(sink_.Suspend());
+  return absl::AbortedError(
+      absl::StrCat(reason.message(), "; send the request with resume to go on"));
+}
+
 absl::Status Job::Process(const PlannedParameter& parameter) {
   progress_.relative_error = -1;
   if (sink_.IsComplete(parameter)) return Done(parameter);

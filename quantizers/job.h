@@ -23,6 +23,8 @@ class Job {
   bool stopping() const { return control_.cancel || control_.drain; }
   // CANCELLED, or ABORTED with the output left for a resume.
   absl::Status Stopped();
+  // ABORTED for that reason, with the output left for a resume.
+  absl::Status Interrupted(const absl::Status& reason);
   // The parameter as a plain tensor of the dtype that its scheme sees or it is kept in; checked.
   absl::StatusOr<Tensor> ReadPlain(const PlannedParameter& parameter);
   absl::Status WriteQuantized(const PlannedParameter& parameter, const TensorView& weight,

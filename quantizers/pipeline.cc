@@ -1,4 +1,5 @@
 #include "quantizers/pipeline.h"
+#include "kernels/product_device.h"
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -69,7 +70,14 @@ absl::StatusOr<QuantizeReport> RunCalibratedJob(std::shared_ptr<const ModelRoot>
   ASSIGN_OR_RETURN(std::unique_ptr<CheckpointSink> sink, CreateFolderSink(root, plan, output));
   Job job(source, plan, output, *sink, control);
   BlockJob blocks(job, plan, recipe, *sink, calibration);
-  return job.Run([&blocks] { return blocks.Run(); });
+  const auto run = [&]() -> absl::Status {
+    const absl::Status status = blocks.Run();
+    const bool lost_device = calibration.device != nullptr && absl::IsUnavailable(status);
+    return lost_device ? job.Interrupted(status) : status;
+  };
+  ASSIGN_OR_RETURN(QuantizeReport report, job.Run(run));
+  report.calibration_device = calibration.device != nullptr ? calibration.device->id() : "cpu";
+  return report;
 }
 
 }  // namespace

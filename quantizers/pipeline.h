@@ -53,6 +53,8 @@ struct QuantizeReport {
   double seconds = 0;
   uint64_t peak_memory_bytes = 0;  // of the process during the job (VmHWM)
   double mean_relative_error = 0;  // over quantized matrices, weighted by elements
+  // That ran the model's blocks, in the last run: "cpu", "opencl:0"; "" where none did.
+  std::string calibration_device;
   std::vector<LayerReport> layers;
   std::vector<std::string> warnings;  // "source is already quantized (Q4_1)", ...
 };

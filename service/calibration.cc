@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/backend.h"
+#include "kernels/product_device.h"
 #include "models/calibration/block_model.h"
 #include "models/calibration/calibration_set.h"
 #include "models/importance.h"
@@ -33,6 +35,27 @@ absl::StatusOr<std::unique_ptr<ModelSource>> SourceOf(const CalibrationJob& job,
   ASSIGN_OR_RETURN(auto root, job.root->StoppedBy([&control] { return control.cancel.load(); }));
   ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, OpenModelSource(root, job.model));
   return job.zero_nonfinite ? WithZerosForNonFinite(std::move(source)) : std::move(source);
+}
+
+// The device that was asked for, or the model's where its products have the CPU's bits.
+absl::StatusOr<std::string> DeviceOf(const CalibrationJob& job, const ModelSource& source,
+                                     int64_t positions, std::vector<std::string>& warnings) {
+  const auto check = [&](const std::string& name) -> absl::StatusOr<std::string> {
+    ASSIGN_OR_RETURN(const std::unique_ptr<ProductDevice> device, OpenProductDevice(name));
+    if (device == nullptr) return "cpu";
+    RETURN_IF_ERROR(CheckProductRoom(source.config(), positions, *device));
+    return device->id();
+  };
+  if (job.device == "auto") {
+    const absl::StatusOr<std::string> found = check(ResolveDevice(job.device));
+    return found.ok() ? *found : "cpu";
+  }
+  if (!job.device.empty()) return check(job.device);
+  if (job.loaded_on.empty()) return "cpu";
+  const absl::StatusOr<std::string> found = check(job.loaded_on);
+  if (found.ok()) return *found;
+  warnings.push_back(absl::StrCat("calibrated on the CPU: ", found.status().message()));
+  return "cpu";
 }
 
 std::shared_ptr<const Recipe> With(const CalibrationJob& job, ImportanceMatrix matrix) {
@@ -112,6 +135,10 @@ absl::StatusOr<std::optional<BlockCalibration>> PlanBlockCalibration(const Calib
                                             " is not calibrated block by block: leave it out"));
     }
   }
+  if (!spec && !job.device.empty()) {
+    return FieldError("device", absl::StrCat("method ", job.recipe->method(),
+                                             " is not calibrated block by block: leave it out"));
+  }
   if (!spec) return std::nullopt;
   if (job.nsamples > 0) spec->nsamples = job.nsamples;
   if (job.seqlen > 0) spec->seqlen = job.seqlen;
@@ -128,6 +155,7 @@ absl::StatusOr<std::optional<BlockCalibration>> PlanBlockCalibration(const Calib
     plan.identity = IdentityOf(set.sequences);
     plan.sequences = std::make_shared<const TokenSequences>(std::move(set.sequences));
     plan.warnings.insert(plan.warnings.end(), set.warnings.begin(), set.warnings.end());
+    ASSIGN_OR_RETURN(plan.device, DeviceOf(job, source, plan.spec.seqlen, plan.warnings));
     return plan;
   }
   if (job.nsamples == 0) plan.spec.nsamples = std::min(plan.spec.nsamples, kOwnSamples);
@@ -138,6 +166,7 @@ absl::StatusOr<std::optional<BlockCalibration>> PlanBlockCalibration(const Calib
                    " sequences of ", plan.spec.seqlen, " tokens ",
                    source.config().is_encoder() ? "drawn at random" : "that the model wrote itself",
                    " (seed ", kOwnSeed, ")"));
+  ASSIGN_OR_RETURN(plan.device, DeviceOf(job, source, plan.spec.seqlen, plan.warnings));
   return plan;
 }
 
@@ -147,8 +176,10 @@ absl::StatusOr<CalibrationData> StartBlockCalibration(const CalibrationJob& job,
   const auto stopped = [&control] { return control.cancel || control.drain; };
   ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> source, SourceOf(job, control));
   CalibrationData data;
-  ASSIGN_OR_RETURN(data.model, OpenBlockModel(std::move(source),
-                                              {.positions = plan.spec.seqlen, .stopped = stopped}));
+  ASSIGN_OR_RETURN(data.device, OpenProductDevice(plan.device));
+  ASSIGN_OR_RETURN(data.model, OpenBlockModel(std::move(source), {.positions = plan.spec.seqlen,
+                                                                  .stopped = stopped,
+                                                                  .device = data.device}));
   data.expected_tokens = static_cast<uint64_t>(plan.spec.nsamples * plan.spec.seqlen);
   data.identity = plan.identity;
   data.warnings = plan.warnings;

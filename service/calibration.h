@@ -19,6 +19,8 @@ struct CalibrationJob {
   std::shared_ptr<const Recipe> recipe;
   uint64_t memory_limit = 0;
   int64_t nsamples = 0, seqlen = 0;  // 0: the recipe's
+  std::string device;                // as LoadOptions has it; "": `loaded_on`, if it can
+  std::string loaded_on;             // where the model is loaded; "": nowhere
   bool overwrite = false;            // the file that the measured matrix is written to
   bool zero_nonfinite = false;       // of the weights, as in OutputOptions
 };
@@ -37,13 +39,15 @@ absl::StatusOr<std::shared_ptr<const Recipe>> RunCalibration(const CalibrationJo
 // What the blocks of a calibrated recipe will run on.
 struct BlockCalibration {
   CalibrationSpec spec;                             // cut to the model
+  std::string device;                               // "cpu", "opencl:N"
   std::shared_ptr<const TokenSequences> sequences;  // null: the model writes them
   std::string identity;
   std::vector<std::string> warnings;
 };
 
 // nullopt for recipes that are not calibrated by blocks. INVALID_ARGUMENT for a text that is empty,
-// not UTF-8 or too short, and for a seqlen beyond the model's context.
+// not UTF-8 or too short, and for a seqlen beyond the model's context; for a device that was asked
+// for INVALID_ARGUMENT, FAILED_PRECONDITION and RESOURCE_EXHAUSTED as in LoadModel.
 absl::StatusOr<std::optional<BlockCalibration>> PlanBlockCalibration(const CalibrationJob& job,
                                                                      const ModelSource& source);
 absl::StatusOr<CalibrationData> StartBlockCalibration(const CalibrationJob& job,

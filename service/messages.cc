@@ -86,6 +86,7 @@ pb::QuantizeReport ToMessage(const QuantizeReport& report) {
   *out.mutable_elapsed() = ToMessage(absl::Seconds(report.seconds));
   out.set_peak_memory_bytes(static_cast<int64_t>(report.peak_memory_bytes));
   out.set_mean_relative_error(report.mean_relative_error);
+  out.set_calibration_device(report.calibration_device);
   for (const LayerReport& layer : report.layers) {
     pb::LayerReport& row = *out.add_layers();
     row.set_name(SafeText(layer.name));

@@ -46,6 +46,12 @@ absl::StatusOr<OutputOptions> OutputFrom(const ServiceContext& services, const R
   return output;
 }
 
+// Where a model is loaded now; "" when it is not.
+std::string DeviceOfLoaded(const ServiceContext& services, const std::string& name) {
+  const ModelEntry entry = services.repository->Get(name);
+  return entry.model != nullptr ? entry.model->device() : "";
+}
+
 }  // namespace
 
 absl::StatusOr<DType> ParseFloatDType(absl::string_view field, absl::string_view name) {
@@ -93,6 +99,8 @@ absl::StatusOr<OperationStore::Request> PrepareQuantize(
                                       .memory_limit = services.memory_limit,
                                       .nsamples = request.nsamples(),
                                       .seqlen = request.seqlen(),
+                                      .device = request.device(),
+                                      .loaded_on = DeviceOfLoaded(services, request.model()),
                                       .overwrite = output.overwrite,
                                       .zero_nonfinite = output.zero_nonfinite};
   ASSIGN_OR_RETURN(recipe, PlanCalibration(calibration, *source));

@@ -74,8 +74,10 @@ absl::Status PrintReport(Context& context, const absl::StatusOr<quant::v1::Quant
               report->output_name().c_str(), HumanBytes(report->source_bytes()).c_str(),
               HumanBytes(report->output_bytes()).c_str(), report->bits_per_weight(),
               report->mean_relative_error());
-  std::printf("%s, peak memory %s\n", HumanDuration(ToDuration(report->elapsed())).c_str(),
-              HumanBytes(report->peak_memory_bytes()).c_str());
+  const std::string& device = report->calibration_device();
+  std::printf("%s, peak memory %s%s\n", HumanDuration(ToDuration(report->elapsed())).c_str(),
+              HumanBytes(report->peak_memory_bytes()).c_str(),
+              device.empty() ? "" : absl::StrCat(", calibrated on ", device).c_str());
   PrintWorstLayers(*report);
   for (const std::string& warning : report->warnings()) {
     std::fprintf(stderr, "warning: %s\n", warning.c_str());

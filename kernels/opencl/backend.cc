@@ -218,13 +218,8 @@ absl::StatusOr<cl_mem> OpenClBackend::GatherColumns(cl_mem x, const ColumnOrder&
 }  // namespace opencl
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateOpenClBackend(int index) {
-  ASSIGN_OR_RETURN(const std::vector<opencl::Device> devices, opencl::FindDevices());
-  if (index < 0 || index >= static_cast<int>(devices.size())) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("device opencl:", index, " is not there: found ", devices.size(),
-                     " OpenCL device(s), opencl:0 is ", devices[0].name));
-  }
-  return opencl::OpenClBackend::Create(devices[index], absl::StrCat("opencl:", index));
+  ASSIGN_OR_RETURN(const opencl::Device device, opencl::FindDevice(index));
+  return opencl::OpenClBackend::Create(device, absl::StrCat("opencl:", index));
 }
 
 std::vector<DeviceInfo> ListOpenClDevices() {

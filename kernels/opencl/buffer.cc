@@ -71,6 +71,40 @@ absl::Status Queue::Read(const Buffer& from, uint64_t offset, std::span<std::byt
                "compute the result", ClPhase::kWait);
 }
 
+absl::Status Queue::WriteLines(const Buffer& to, const void* from, const HostLines& lines) {
+  if (lines.pitch == lines.bytes || lines.count <= 1) {
+    return Write(to, 0, {static_cast<const std::byte*>(from), lines.bytes * lines.count});
+  }
+  RETURN_IF_ERROR(lost_);
+  if (lines.bytes == 0) return absl::OkStatus();
+  constexpr size_t kOrigin[3] = {};
+  const size_t region[3] = {lines.bytes, lines.count, 1};
+  return Check(clEnqueueWriteBufferRect(queue_.get(), to.get(), CL_TRUE, kOrigin, kOrigin, region,
+                                        lines.bytes, 0, lines.pitch, 0, from, 0, nullptr, nullptr),
+               "copy data to the device", ClPhase::kWait);
+}
+
+absl::Status Queue::ReadLines(const Buffer& from, void* to, const HostLines& lines) {
+  if (lines.pitch == lines.bytes || lines.count <= 1 || lines.bytes == 0) {
+    return Read(from, 0, {static_cast<std::byte*>(to), lines.bytes * lines.count});
+  }
+  RETURN_IF_ERROR(lost_);
+  constexpr size_t kOrigin[3] = {};
+  const size_t region[3] = {lines.bytes, lines.count, 1};
+  return Check(clEnqueueReadBufferRect(queue_.get(), from.get(), CL_TRUE, kOrigin, kOrigin, region,
+                                       lines.bytes, 0, lines.pitch, 0, to, 0, nullptr, nullptr),
+               "compute the result", ClPhase::kWait);
+}
+
+absl::Status Queue::Clear(const Buffer& buffer, uint64_t bytes) {
+  RETURN_IF_ERROR(lost_);
+  if (bytes == 0) return absl::OkStatus();
+  constexpr cl_uint kZero = 0;
+  return Check(clEnqueueFillBuffer(queue_.get(), buffer.get(), &kZero, sizeof kZero, 0, bytes, 0,
+                                   nullptr, nullptr),
+               "clear its memory", ClPhase::kSubmit);
+}
+
 absl::Status Queue::Submit(cl_kernel kernel, const Range& range) {
   size_t global[3];
   for (int i = 0; i < 3; ++i) {

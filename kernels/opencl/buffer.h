@@ -42,6 +42,13 @@ struct Range {
   size_t local[3] = {0, 0, 0};  // local[0] == 0: left to the driver
 };
 
+// Lines of one length in host memory, `pitch` bytes from one's begin to the next's.
+struct HostLines {
+  uint64_t bytes = 0;  // of a line
+  uint64_t count = 0;
+  uint64_t pitch = 0;  // at least `bytes`
+};
+
 // A context with one in-order queue. Once the device is lost every call returns that error.
 class Queue {
  public:
@@ -59,6 +66,12 @@ class Queue {
   absl::Status Write(const Buffer& to, uint64_t offset, std::span<const std::byte> bytes);
   // Waits for all work before it, then for the copy.
   absl::Status Read(const Buffer& from, uint64_t offset, std::span<std::byte> bytes);
+
+  // The same of lines, which lie without gaps on the device.
+  absl::Status WriteLines(const Buffer& to, const void* from, const HostLines& lines);
+  absl::Status ReadLines(const Buffer& from, void* to, const HostLines& lines);
+  // Zeros, when the work before it is done.
+  absl::Status Clear(const Buffer& buffer, uint64_t bytes);
 
   // Sets the kernel's arguments (cl_mem, cl_int, cl_float, in order) and submits it.
   template <class... Args>

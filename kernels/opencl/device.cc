@@ -63,6 +63,9 @@ Device Describe(cl_device_id id) {
   device.local_memory = NumberOf<cl_ulong>(id, CL_DEVICE_LOCAL_MEM_SIZE);
   device.is_cpu = (device.type & CL_DEVICE_TYPE_CPU) && !(device.type & CL_DEVICE_TYPE_GPU);
   device.max_work_group = MaxWorkGroup(id);
+  const auto arithmetic = NumberOf<cl_device_fp_config>(id, CL_DEVICE_SINGLE_FP_CONFIG);
+  device.has_fma = (arithmetic & CL_FP_FMA) != 0;
+  device.has_subnormals = (arithmetic & CL_FP_DENORM) != 0;
   return device;
 }
 
@@ -121,6 +124,14 @@ absl::StatusOr<std::vector<Device>> FindDevices() {
   std::stable_sort(devices.begin(), devices.end(),
                    [](const Device& a, const Device& b) { return Preference(a) < Preference(b); });
   return devices;
+}
+
+absl::StatusOr<Device> FindDevice(int index) {
+  ASSIGN_OR_RETURN(const std::vector<Device> devices, FindDevices());
+  if (index >= 0 && index < static_cast<int>(devices.size())) return devices[index];
+  return absl::FailedPreconditionError(
+      absl::StrCat("device opencl:", index, " is not there: found ", devices.size(),
+                   " OpenCL device(s), opencl:0 is ", devices[0].name));
 }
 
 int WorkGroupFor(const Device& device, int wanted) {

@@ -12,6 +12,7 @@ extern const char epilogue[];
 extern const char linear_block[];
 extern const char linear_gemm[];
 extern const char linear_gemv[];
+extern const char matrix_product[];
 extern const char norm[];
 extern const char round_inputs[];
 extern const char weights[];

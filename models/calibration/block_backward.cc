@@ -120,7 +120,7 @@ void DenseBlock::AttentionBackward(const BlockPass& pass, const FloatBuffer& d_o
 
 void DenseBlock::Backward(const BlockPass& pass, std::span<const float> output,
                           BlockGradients& gradients) {
-  RunBackground([&] { BackwardInPlace(pass, output, gradients); });
+  Work([&] { BackwardInPlace(pass, output, gradients); });
 }
 
 void DenseBlock::BackwardInPlace(const BlockPass& pass, std::span<const float> output,

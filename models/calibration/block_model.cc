@@ -1,11 +1,13 @@
 #include "models/calibration/block_model.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/float_types.h"
+#include "kernels/product_device.h"
 #include "models/architectures/decoder.h"
 #include "models/architectures/encoder.h"
 #include "models/architectures/rope.h"
@@ -74,7 +76,8 @@ class SourceBlocks final : public BlockModel {
       }
     }
     return std::make_unique<DenseBlock>(config(), names, std::move(parameters),
-                                        config().is_encoder() ? nullptr : &rope_, options_.stopped);
+                                        config().is_encoder() ? nullptr : &rope_, options_.stopped,
+                                        options_.device.get());
   }
 
  private:
@@ -151,6 +154,21 @@ class SourceBlocks final : public BlockModel {
 };
 
 }  // namespace
+
+absl::Status CheckProductRoom(const ModelConfig& config, int64_t tokens,
+                              const ProductDevice& device) {
+  uint64_t weights = 0, values = 0, largest = 0;
+  for (const BlockLinear& linear :
+       calibration::LinearsOf(config, calibration::NamesOf(config, ""))) {
+    const auto rows = static_cast<uint64_t>(linear.rows), cols = static_cast<uint64_t>(linear.cols);
+    const uint64_t in = cols * static_cast<uint64_t>(tokens);
+    const uint64_t out = rows * static_cast<uint64_t>(tokens);
+    weights += rows * cols;
+    values = std::max(values, in + out);
+    largest = std::max({largest, rows * cols, in, out});
+  }
+  return device.CheckRoom(sizeof(float) * (weights + values), sizeof(float) * largest);
+}
 
 absl::StatusOr<std::unique_ptr<BlockModel>> OpenBlockModel(std::unique_ptr<ModelSource> source,
                                                            BlockModelOptions options) {

@@ -63,7 +63,8 @@ std::vector<BlockLinear> LinearsOf(const ModelConfig& config, const BlockNames& 
 
 DenseBlock::DenseBlock(const ModelConfig& config, BlockNames names,
                        std::map<std::string, std::vector<float>> parameters,
-                       const std::vector<float>* rope, std::function<bool()> stopped)
+                       const std::vector<float>* rope, std::function<bool()> stopped,
+                       ProductDevice* device)
     : config_(config),
       names_(std::move(names)),
       attention_{config.num_attention_heads,
@@ -73,7 +74,8 @@ DenseBlock::DenseBlock(const ModelConfig& config, BlockNames names,
       linears_(LinearsOf(config, names_)),
       parameters_(std::move(parameters)),
       rope_(rope),
-      products_(std::move(stopped)) {}
+      device_(device),
+      products_(std::move(stopped), device) {}
 
 std::span<float> DenseBlock::Parameter(absl::string_view name) {
   const auto it = parameters_.find(std::string(name));
@@ -86,6 +88,14 @@ std::span<float> DenseBlock::Parameter(absl::string_view name) {
 void DenseBlock::SetBFloat16(bool on) {
   attention_.bfloat16 = on;
   products_.SetBFloat16(on);
+}
+
+void DenseBlock::Work(absl::FunctionRef<void()> body) const {
+  if (products_.on_device()) {
+    body();
+  } else {
+    RunBackground(body);
+  }
 }
 
 int64_t DenseBlock::WidthOf(BlockValue value) const {
@@ -144,7 +154,7 @@ void DenseBlock::Continue(BlockPass& pass, BlockValue until) {
   const auto has = [&pass](BlockValue value) { return !pass[value].empty(); };
   const bool attended =
       has(BlockValue::kAfterAttention) || has(BlockValue::kMlpInput) || has(BlockValue::kMlpHidden);
-  RunBackground([&] {
+  Work([&] {
     if (!attended) AttentionPart(pass, until);
     if (until > BlockValue::kAttentionOutput) MlpPart(pass, until);
   });

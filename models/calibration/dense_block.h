@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "formats/model_config.h"
 #include "kernels/matrix_product.h"
 #include "models/calibration/attention.h"
@@ -31,10 +32,11 @@ class DenseBlock final : public CalibratedBlock {
  public:
   // Parameters by full name, float32, as large as the config says: weights of all linears and
   // norms, biases that there are. `rope`, the table of the positions, outlives this; null for
-  // encoders. When `stopped` says so, runs end soon, with values that mean nothing.
+  // encoders. When `stopped` says so, runs end soon, with values that mean nothing. `device`
+  // multiplies by the linears in float32, and outlives this; null: the CPU.
   DenseBlock(const ModelConfig& config, BlockNames names,
              std::map<std::string, std::vector<float>> parameters, const std::vector<float>* rope,
-             std::function<bool()> stopped = {});
+             std::function<bool()> stopped = {}, ProductDevice* device = nullptr);
 
   bool is_encoder() const override { return config_.is_encoder(); }
   const std::vector<BlockLinear>& linears() const override { return linears_; }
@@ -45,10 +47,13 @@ class DenseBlock final : public CalibratedBlock {
   BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) override;
   void Continue(BlockPass& pass, BlockValue until) override;
   void SetBFloat16(bool on) override;
+  ProductDevice* device() const override { return device_; }
   void Backward(const BlockPass& pass, std::span<const float> output,
                 BlockGradients& gradients) override;
 
  private:
+  // Work of many short loops, on the compute thread, which must not wait for a device.
+  void Work(absl::FunctionRef<void()> body) const;
   int64_t WidthOf(BlockValue value) const;
   const float* Find(const std::string& module, const char* local) const;
   LinearWeight WeightOf(const std::string& module) const;
@@ -86,6 +91,7 @@ class DenseBlock final : public CalibratedBlock {
   std::vector<BlockLinear> linears_;
   std::map<std::string, std::vector<float>> parameters_;
   const std::vector<float>* rope_;
+  ProductDevice* const device_;
   LinearProducts products_;
   // What products read, and gradients on their way, whose memory every pass uses again.
   TokenOperand input_, hidden_, d_output_, d_gate_, d_up_;

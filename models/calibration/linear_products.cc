@@ -3,12 +3,28 @@
 #include <algorithm>
 
 namespace quantd::calibration {
+namespace {
+
+constexpr int64_t kPiece = int64_t{1} << 32;  // multiplications that take the CPU milliseconds
+
+}  // namespace
 
 void TokenOperand::Set(const float* values, int64_t tokens, int64_t width) {
   values_ = values;
   tokens_ = tokens;
   width_ = width;
-  of_tokens_.is_there = of_columns_.is_there = right_.is_there = false;
+  of_tokens_.is_there = of_columns_.is_there = right_.is_there = is_on_device_ = false;
+}
+
+absl::StatusOr<const DeviceMatrix*> TokenOperand::On(ProductDevice& device, bool bfloat16) {
+  if (!is_on_device_ || is_rounded_ != bfloat16) {
+    is_on_device_ = false;
+    RETURN_IF_ERROR(device.Upload(plain(), tokens_, width_, on_device_));
+    if (bfloat16) RETURN_IF_ERROR(device.RoundToBFloat16(*on_device_));
+    is_on_device_ = true;
+    is_rounded_ = bfloat16;
+  }
+  return on_device_.get();
 }
 
 const BFloat16Operand& TokenOperand::Packed(ProductSide side, bool by_columns, Layout& layout) {
@@ -39,43 +55,98 @@ void LinearProducts::SetBFloat16(bool on) {
 
 void LinearProducts::Forget(const std::string& module) {
   const auto found = layouts_.find(module);
-  if (found != layouts_.end()) found->second.has_forward = found->second.has_backward = false;
+  if (found == layouts_.end()) return;
+  Layouts& layouts = found->second;
+  layouts.has_forward = layouts.has_backward = layouts.is_on_device = false;
 }
 
 template <class Piece>
-void LinearProducts::InPieces(Size size, const Piece& piece) {
-  constexpr int64_t kPiece = int64_t{1} << 32;  // multiplications
+void LinearProducts::InPieces(Size size, int64_t first, int64_t most, const Piece& piece) {
   const int64_t step =
-      std::clamp<int64_t>(kPiece / (size.cols * size.inner) / 96 * 96, 96, size.rows + 96);
-  for (int64_t first = 0; first < size.rows; first += step) {
+      std::clamp<int64_t>(most / (size.cols * size.inner) / 96 * 96, 96, size.rows + 96);
+  for (; first < size.rows; first += step) {
     if (stopped_ && stopped_()) return;
     piece(first, std::min(step, size.rows - first));
   }
 }
 
-void LinearProducts::Multiply(Size size, const MatrixOperand& a, const MatrixOperand& b, bool add,
-                              float* c) {
-  if (!add) std::fill_n(c, size.rows * size.cols, 0.0f);
-  InPieces(size, [&](int64_t first, int64_t count) {
+void LinearProducts::Multiply(Size size, int64_t first, const MatrixOperand& a,
+                              const MatrixOperand& b, bool add, float* c) {
+  if (!add) std::fill(c + first * size.cols, c + size.rows * size.cols, 0.0f);
+  InPieces(size, first, kPiece, [&](int64_t row, int64_t count) {
     AddMatrixProduct(count, size.cols, size.inner,
-                     {a.data + first * a.row_stride, a.row_stride, a.col_stride}, b,
-                     c + first * size.cols, size.cols);
+                     {a.data + row * a.row_stride, a.row_stride, a.col_stride}, b,
+                     c + row * size.cols, size.cols);
   });
 }
 
-void LinearProducts::Multiply(const BFloat16Operand& left, const BFloat16Operand& right, bool add,
-                              float* c) {
+void LinearProducts::Multiply(const BFloat16Operand& left, const BFloat16Operand& right,
+                              int64_t first, bool add, float* c) {
   const int64_t cols = right.rows();
-  InPieces({left.rows(), cols, left.inner()}, [&](int64_t first, int64_t count) {
-    const ProductRange range = {first, count, cols, left.inner()};
-    MultiplyBFloat16(left, right, range, add, c + first * cols, cols);
+  InPieces({left.rows(), cols, left.inner()}, first, kPiece, [&](int64_t row, int64_t count) {
+    const ProductRange range = {row, count, cols, left.inner()};
+    MultiplyBFloat16(left, right, range, add, c + row * cols, cols);
   });
+}
+
+void LinearProducts::LeaveDevice(const absl::Status& failure) {
+  device_->NoteFailure(failure);
+  device_ = nullptr;
+  sums_.reset();
+  for (auto& [module, layouts] : layouts_) {
+    layouts.on_device.reset();
+    layouts.is_on_device = false;
+  }
+}
+
+const DeviceMatrix* LinearProducts::OnDevice(TokenOperand& values) {
+  if (!on_device()) return nullptr;
+  const absl::StatusOr<const DeviceMatrix*> matrix = values.On(*device_, bfloat16_);
+  if (matrix.ok()) return *matrix;
+  LeaveDevice(matrix.status());
+  return nullptr;
+}
+
+const DeviceMatrix* LinearProducts::OnDevice(const LinearWeight& weight) {
+  if (!on_device()) return nullptr;
+  Layouts& layouts = layouts_[weight.module];
+  if (layouts.is_on_device) return layouts.on_device.get();
+  absl::Status sent =
+      device_->Upload({weight.values, weight.cols, 1}, weight.rows, weight.cols, layouts.on_device);
+  if (sent.ok() && bfloat16_) sent = device_->RoundToBFloat16(*layouts.on_device);
+  layouts.is_on_device = sent.ok();
+  if (sent.ok()) return layouts.on_device.get();
+  LeaveDevice(sent);
+  return nullptr;
+}
+
+int64_t LinearProducts::MultiplyOnDevice(DeviceProduct product, Size size, bool add, float* c) {
+  if (!on_device() || product.a == nullptr || product.b == nullptr) return 0;
+  product.bfloat16 = bfloat16_;
+  int64_t done = 0;
+  absl::Status status;
+  InPieces(size, 0, device_->piece(), [&](int64_t first, int64_t count) {
+    if (!status.ok()) return;
+    float* to = c + first * size.cols;
+    product.first_row = first;
+    status = add ? device_->Upload({to, size.cols, 1}, count, size.cols, sums_)
+                 : device_->Zero(count, size.cols, sums_);
+    if (status.ok()) status = device_->AddProduct(product, *sums_);
+    if (status.ok()) status = device_->Download(*sums_, to, size.cols);
+    if (status.ok()) done = first + count;
+  });
+  if (!status.ok()) LeaveDevice(status);
+  return done;
 }
 
 void LinearProducts::Forward(TokenOperand& x, const LinearWeight& weight, bool add, float* y) {
+  const Size size = {x.tokens(), weight.rows, weight.cols};
+  const DeviceProduct product = {.a = OnDevice(x), .b = OnDevice(weight), .b_transposed = true};
+  const int64_t done = MultiplyOnDevice(product, size, add, y);
+  if (done == size.rows) return;
   const MatrixOperand values = {weight.values, weight.cols, 1};
   if (!bfloat16_) {
-    Multiply({x.tokens(), weight.rows, weight.cols}, x.plain(), values.Transposed(), add, y);
+    Multiply(size, done, x.plain(), values.Transposed(), add, y);
     return;
   }
   Layouts& layouts = layouts_[weight.module];
@@ -83,14 +154,18 @@ void LinearProducts::Forward(TokenOperand& x, const LinearWeight& weight, bool a
     layouts.forward.Pack(ProductSide::kRight, values, weight.rows, weight.cols);
     layouts.has_forward = true;
   }
-  Multiply(x.Tokens(), layouts.forward, add, y);
+  Multiply(x.Tokens(), layouts.forward, done, add, y);
 }
 
 void LinearProducts::InputGradient(TokenOperand& dy, const LinearWeight& weight, bool add,
                                    float* dx) {
+  const Size size = {dy.tokens(), weight.cols, weight.rows};
+  const DeviceProduct product = {.a = OnDevice(dy), .b = OnDevice(weight)};
+  const int64_t done = MultiplyOnDevice(product, size, add, dx);
+  if (done == size.rows) return;
   const MatrixOperand values = {weight.values, weight.cols, 1};
   if (!bfloat16_) {
-    Multiply({dy.tokens(), weight.cols, weight.rows}, dy.plain(), values, add, dx);
+    Multiply(size, done, dy.plain(), values, add, dx);
     return;
   }
   Layouts& layouts = layouts_[weight.module];
@@ -98,16 +173,19 @@ void LinearProducts::InputGradient(TokenOperand& dy, const LinearWeight& weight,
     layouts.backward.Pack(ProductSide::kRight, values.Transposed(), weight.cols, weight.rows);
     layouts.has_backward = true;
   }
-  Multiply(dy.Tokens(), layouts.backward, add, dx);
+  Multiply(dy.Tokens(), layouts.backward, done, add, dx);
 }
 
 void LinearProducts::AddWeightGradient(TokenOperand& dy, TokenOperand& x, float* gradient) {
+  const Size size = {dy.width(), x.width(), x.tokens()};
+  const DeviceProduct product = {.a = OnDevice(dy), .b = OnDevice(x), .a_transposed = true};
+  const int64_t done = MultiplyOnDevice(product, size, true, gradient);
+  if (done == size.rows) return;
   if (!bfloat16_) {
-    Multiply({dy.width(), x.width(), x.tokens()}, dy.plain().Transposed(), x.plain(), true,
-             gradient);
+    Multiply(size, done, dy.plain().Transposed(), x.plain(), true, gradient);
     return;
   }
-  Multiply(dy.Columns(), x.Right(), true, gradient);
+  Multiply(dy.Columns(), x.Right(), done, true, gradient);
 }
 
 }  // namespace quantd::calibration

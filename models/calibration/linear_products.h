@@ -1,15 +1,18 @@
 // The products of a block's linears, forward and backward, of float32 operands or of operands
-// rounded to bfloat16. What several products share is rounded and laid out once.
+// rounded to bfloat16. What several products share is rounded and laid out, or sent to the device
+// that multiplies float32, once.
 #ifndef QUANTD_MODELS_CALIBRATION_LINEAR_PRODUCTS_H_
 #define QUANTD_MODELS_CALIBRATION_LINEAR_PRODUCTS_H_
 
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 
 #include "kernels/bfloat16_product.h"
 #include "kernels/matrix_product.h"
+#include "kernels/product_device.h"
 
 namespace quantd::calibration {
 
@@ -27,6 +30,9 @@ class TokenOperand {
   const BFloat16Operand& Tokens();
   const BFloat16Operand& Columns();
   const BFloat16Operand& Right();
+  // The values on the device, always the same one, rounded if asked for; sent when they are first
+  // asked for.
+  absl::StatusOr<const DeviceMatrix*> On(ProductDevice& device, bool bfloat16);
 
  private:
   struct Layout {
@@ -38,6 +44,8 @@ class TokenOperand {
   const float* values_ = nullptr;
   int64_t tokens_ = 0, width_ = 0;
   Layout of_tokens_, of_columns_, right_;
+  std::unique_ptr<DeviceMatrix> on_device_;
+  bool is_on_device_ = false, is_rounded_ = false;
 };
 
 // A weight [rows, cols] under its name.
@@ -49,8 +57,14 @@ struct LinearWeight {
 
 class LinearProducts {
  public:
-  // Products end soon when `stopped` says so, with values that mean nothing.
-  explicit LinearProducts(std::function<bool()> stopped) : stopped_(std::move(stopped)) {}
+  // Products end soon when `stopped` says so, with values that mean nothing. They are `device`'s,
+  // which outlives this, those of bfloat16 if it is wide; null: the CPU's. When the device fails,
+  // the CPU takes over, to the same bits, and the device is told (NoteFailure).
+  LinearProducts(std::function<bool()> stopped, ProductDevice* device)
+      : stopped_(std::move(stopped)), device_(device) {}
+
+  // Whether products wait for a device.
+  bool on_device() const { return device_ != nullptr && (!bfloat16_ || device_->is_wide()); }
 
   // Multiply bfloat16 from now on, or float32 as at first.
   void SetBFloat16(bool on);
@@ -68,19 +82,34 @@ class LinearProducts {
   struct Layouts {
     BFloat16Operand forward, backward;
     bool has_forward = false, has_backward = false;
+    std::unique_ptr<DeviceMatrix> on_device;
+    bool is_on_device = false;
   };
   struct Size {
     int64_t rows, cols, inner;
   };
-  // In pieces that take milliseconds.
-  void Multiply(Size size, const MatrixOperand& a, const MatrixOperand& b, bool add, float* c);
-  void Multiply(const BFloat16Operand& left, const BFloat16Operand& right, bool add, float* c);
+  // The rows of C from `first` on, in pieces that take milliseconds.
+  void Multiply(Size size, int64_t first, const MatrixOperand& a, const MatrixOperand& b, bool add,
+                float* c);
+  void Multiply(const BFloat16Operand& left, const BFloat16Operand& right, int64_t first, bool add,
+                float* c);
+  // `most`: multiplications of a piece.
   template <class Piece>
-  void InPieces(Size size, const Piece& piece);
+  void InPieces(Size size, int64_t first, int64_t most, const Piece& piece);
+  // The first rows of C, as many as it returns: all, or whole pieces of 96, but where there is no
+  // device, or it fails.
+  int64_t MultiplyOnDevice(DeviceProduct product, Size size, bool add, float* c);
+  // Null when the device cannot.
+  const DeviceMatrix* OnDevice(TokenOperand& values);
+  const DeviceMatrix* OnDevice(const LinearWeight& weight);
+  // The CPU goes on alone.
+  void LeaveDevice(const absl::Status& failure);
 
   const std::function<bool()> stopped_;
+  ProductDevice* device_;
   bool bfloat16_ = false;
   std::map<std::string, Layouts> layouts_;  // of weights, by module
+  std::unique_ptr<DeviceMatrix> sums_;      // of a piece
 };
 
 }  // namespace quantd::calibration

@@ -42,7 +42,7 @@ absl::StatusOr<StageData> Collect(CalibratedBlock& block, const BlockInputs& inp
   for (int64_t s = 0; s < inputs.sequences(); ++s) tokens += inputs.tokens(s);
   const bool by_gram = NeedsGramAlone(group, tokens);
   StageData data = {.inputs = inputs.Store("awq-inputs")};
-  InputStatistics statistics(cols, {.gram = by_gram}, tokens);
+  InputStatistics statistics(cols, {.gram = by_gram}, tokens, block.device());
   std::vector<double> sums(static_cast<size_t>(cols));
   for (int64_t s = 0; s < inputs.sequences(); ++s) {
     if (control.stopped && control.stopped()) return Cancelled();
@@ -56,14 +56,18 @@ absl::StatusOr<StageData> Collect(CalibratedBlock& block, const BlockInputs& inp
     if (!by_gram) {
       RETURN_IF_ERROR(data.inputs.Append(std::move(values)));
     } else if (data.is_finite) {
-      data.is_finite = statistics.Add(values).ok();  // not beyond float16
+      const absl::Status added = statistics.Add(values);
+      data.is_finite = !absl::IsInvalidArgument(added);  // not beyond float16
+      if (data.is_finite) RETURN_IF_ERROR(added);
     }
   }
   for (const double sum : sums) {
     data.mean_magnitude.push_back(static_cast<float>(sum / static_cast<double>(tokens)));
   }
   if (by_gram && data.is_finite) {
-    data.is_finite = statistics.Finish().ok();
+    const absl::Status finished = statistics.Finish();
+    data.is_finite = !absl::IsInvalidArgument(finished);
+    if (data.is_finite) RETURN_IF_ERROR(finished);
     const std::span<const float> gram = statistics.View().gram;
     data.gram.assign(gram.begin(), gram.end());
   }

@@ -10,7 +10,7 @@ namespace quantd::ctl {
 namespace {
 
 struct Flags {
-  std::string model, output_name, calibration_file;
+  std::string model, output_name, calibration_file, device;
   int64_t nsamples = 0, seqlen = 0;
   RecipeFlags recipe;
   bool overwrite = false, resume = false, detach = false;
@@ -51,6 +51,7 @@ absl::Status Run(Context& context, const Flags& flags) {
   request.set_nonfinite(*nonfinite);
   request.set_nsamples(flags.nsamples);
   request.set_seqlen(flags.seqlen);
+  request.set_device(flags.device);
   if (!flags.calibration_file.empty()) {
     std::ifstream file(flags.calibration_file, std::ios::binary);
     if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", flags.calibration_file));
@@ -80,6 +81,9 @@ void AddQuantize(CLI::App& app, Context& context) {
       "its activations; without it, calibrated methods let the model write one");
   verb->add_option("--nsamples", flags->nsamples, "sequences taken from the calibration text");
   verb->add_option("--seqlen", flags->seqlen, "tokens of each");
+  verb->add_option("--device", flags->device,
+                   "cpu, opencl, opencl:N or auto, to calibrate on: the same bytes; default: where "
+                   "the model is loaded, else cpu");
   verb->add_option("--output-name", flags->output_name, "name of the new model");
   verb->add_flag("--overwrite", flags->overwrite, "replace an existing output");
   verb->add_flag("--resume", flags->resume, "continue an interrupted job");

@@ -12,13 +12,18 @@ extern "C" __attribute__((visibility("default"))) const char* __lsan_default_sup
 
 namespace quantd {
 
+absl::StatusOr<opencl::Device> TestDevice() {
+  ASSIGN_OR_RETURN(opencl::Device device, opencl::FindDevice(0));
+  const char* kernels = std::getenv("QUANTD_TEST_OPENCL_KERNELS");
+  if (kernels != nullptr) device.is_cpu = std::string(kernels) == "cpu";
+  return device;
+}
+
 namespace {
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateTestBackend() {
-  ASSIGN_OR_RETURN(std::vector<opencl::Device> devices, opencl::FindDevices());
-  const char* kernels = std::getenv("QUANTD_TEST_OPENCL_KERNELS");
-  if (kernels != nullptr) devices[0].is_cpu = std::string(kernels) == "cpu";
-  return opencl::OpenClBackend::Create(devices[0], "opencl:0");
+  ASSIGN_OR_RETURN(const opencl::Device device, TestDevice());
+  return opencl::OpenClBackend::Create(device, "opencl:0");
 }
 
 }  // namespace

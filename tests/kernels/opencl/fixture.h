@@ -11,8 +11,12 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/opencl/device.h"
 
 namespace quantd {
+
+// The first device, of the kind that the tests are for.
+absl::StatusOr<opencl::Device> TestDevice();
 
 // The kernels are those for the device's type, or for the type that QUANTD_TEST_OPENCL_KERNELS
 // (cpu, gpu) names.
