@@ -116,15 +116,6 @@ void DequantizeRun(const QuantizedTensor& t, int64_t row, int64_t begin, int64_t
   }
 }
 
-double CodeBits(const Grid& grid, int64_t rows, int64_t cols) {
-  int bits = grid.bits;
-  for (int k = 1; grid.kind == Grid::Kind::kCodebook && k < grid.codebooks; ++k) {
-    bits += grid.bits_of(k);
-  }
-  const int64_t books = grid.kind == Grid::Kind::kCodebook ? grid.codebooks : 1;
-  return static_cast<double>(grid.code_count(rows, cols) / books) * bits;
-}
-
 void ScaleColumns(const QuantizedTensor& t, float* line) {
   const DType dtype = t.rounds_each_step ? t.dequantized_dtype : DType::kF32;
   for (size_t c = 0; c < t.column_scale.size(); ++c) {
@@ -208,25 +199,6 @@ int64_t QuantizedTensor::block_of(int64_t row, int64_t col) const {
   if (block.strided) return (row * cols + col) % block.cols;
   if (block.flat) return (row * cols + col) / block.cols;
   return row / TileRows(*this) * block_columns() + col / TileCols(*this);
-}
-
-double QuantizedTensor::bits_per_weight() const {
-  const double weights = static_cast<double>(rows) * static_cast<double>(cols);
-  if (weights == 0) return 0;
-  double bits = CodeBits(grid, rows, cols - leading_columns());
-  for (const ColumnRun& run : leading) bits += CodeBits(run.grid, rows, run.cols);
-  const double blocks = static_cast<double>(block_count());
-  if (nested) {
-    bits += 8.0 * (nested->scale_codes.size() + nested->offset_codes.size());
-    bits += 32.0 * (nested->super_scale.size() + nested->super_offset.size() +
-                    nested->scale_zero.size() + nested->offset_zero.size());
-  } else {
-    bits += 8.0 * SizeOf(scale_dtype) * (blocks + offset.size());
-    bits += 8.0 * zero_point.size();
-  }
-  bits += 8.0 * SizeOf(scale_dtype) * (column_scale.size() + column_offset.size());
-  bits += 64.0 * outliers.column.size();
-  return bits / weights;
 }
 
 void DequantizeRows(const QuantizedTensor& t, int64_t first, int64_t count, float* out) {

@@ -162,8 +162,6 @@ struct QuantizedTensor {
   int64_t block_columns() const;  // blocks side by side in one row of tiles (1 for flat blocks)
   int64_t block_of(int64_t row, int64_t col) const;
   int64_t leading_columns() const;  // of all runs in `leading`
-  // Bits per weight of codes and scales as stored in memory terms (not the container's overhead).
-  double bits_per_weight() const;
 };
 
 // Sizes, code ranges and indexes agree. INVALID_ARGUMENT names the first thing that does not.

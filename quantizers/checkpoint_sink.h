@@ -48,13 +48,17 @@ class CheckpointSink {
   virtual ~CheckpointSink() = default;
   // By an earlier run.
   virtual bool IsComplete(const PlannedParameter& parameter) const = 0;
+  // The tensors that a quantized matrix is stored as, all that the output will hold of it.
+  virtual absl::StatusOr<std::vector<NamedTensor>> Encode(const PlannedParameter& parameter,
+                                                          const QuantizedTensor& weight) const = 0;
   // `note`, one line of printable ASCII, is kept beside the parameter's entry in the journal.
   // It may be written later, on another thread, and the source must still be there then; errors
   // come with a later call, of Finish at the latest.
   virtual absl::Status WritePlain(const PlannedParameter& parameter, SharedTensor tensor,
                                   absl::string_view note) = 0;
-  virtual absl::Status WriteQuantized(const PlannedParameter& parameter,
-                                      const QuantizedTensor& weight, absl::string_view note) = 0;
+  // `stored`: as Encode gave them.
+  virtual absl::Status WriteEncoded(const PlannedParameter& parameter,
+                                    std::vector<NamedTensor> stored, absl::string_view note) = 0;
   // The note of a parameter that an earlier run wrote, "" when it left none; nullopt for others.
   virtual std::optional<std::string> EarlierNote(const PlannedParameter& parameter) const = 0;
   // Bytes of the finished output.

@@ -38,15 +38,18 @@ class FolderSink final : public CheckpointSink {
     });
   }
 
-  absl::Status WriteQuantized(const PlannedParameter& parameter, const QuantizedTensor& weight,
-                              absl::string_view note) override {
-    ASSIGN_OR_RETURN(std::vector<NamedTensor> tensors, plan_.codec->Encode(weight));
-    size_t bytes = 0;
-    for (const NamedTensor& named : tensors) bytes += named.tensor.bytes.size();
-    return writes_.Add(bytes, [this, name = parameter.source.name, tensors = std::move(tensors),
+  absl::StatusOr<std::vector<NamedTensor>> Encode(const PlannedParameter&,
+                                                  const QuantizedTensor& weight) const override {
+    return plan_.codec->Encode(weight);
+  }
+
+  absl::Status WriteEncoded(const PlannedParameter& parameter, std::vector<NamedTensor> stored,
+                            absl::string_view note) override {
+    const size_t bytes = StoredBytes(stored);
+    return writes_.Add(bytes, [this, name = parameter.source.name, stored = std::move(stored),
                                note = std::string(note)] {
       const std::string module = SplitParameterName(name).module;
-      for (const NamedTensor& named : tensors) {
+      for (const NamedTensor& named : stored) {
         RETURN_IF_ERROR(writer_->Add(absl::StrCat(module, ".", named.name), named.tensor));
       }
       return writer_->CompleteGroup(name, note);

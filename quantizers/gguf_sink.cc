@@ -72,13 +72,21 @@ class GgufSink final : public CheckpointSink {
         });
   }
 
-  absl::Status WriteQuantized(const PlannedParameter& parameter, const QuantizedTensor& weight,
-                              absl::string_view note) override {
+  absl::StatusOr<std::vector<NamedTensor>> Encode(const PlannedParameter& parameter,
+                                                  const QuantizedTensor& weight) const override {
     ASSIGN_OR_RETURN(std::vector<std::byte> blocks, EncodeGgufBlocks(parameter.gguf_type, weight));
-    const size_t bytes = blocks.size();
+    const auto bytes = static_cast<int64_t>(blocks.size());
+    return std::vector<NamedTensor>{{"weight", Tensor{DType::kU8, {bytes}, std::move(blocks)}}};
+  }
+
+  absl::Status WriteEncoded(const PlannedParameter& parameter, std::vector<NamedTensor> stored,
+                            absl::string_view note) override {
+    const size_t bytes = StoredBytes(stored);
     return writes_.Add(bytes,
-                       [this, &parameter, blocks = std::move(blocks), note = std::string(note)] {
-                         RETURN_IF_ERROR(writer_->Add(parameter.gguf_name, blocks));
+                       [this, &parameter, stored = std::move(stored), note = std::string(note)] {
+                         for (const NamedTensor& named : stored) {
+                           RETURN_IF_ERROR(writer_->Add(parameter.gguf_name, named.tensor.bytes));
+                         }
                          return Complete(parameter, note);
                        });
   }

@@ -51,6 +51,10 @@ DType ConversionDType(const PlannedParameter& parameter) {
   return parameter.scheme && !parameter.gguf_name.empty() ? DType::kF32 : parameter.kept_dtype;
 }
 
+double BitsPerWeight(size_t bytes, int64_t weights) {
+  return weights > 0 ? 8.0 * static_cast<double>(bytes) / static_cast<double>(weights) : 0;
+}
+
 }  // namespace
 
 Job::Job(const ModelSource& source, const JobPlan& plan, const OutputOptions& options,
@@ -187,12 +191,8 @@ absl::Status Job::CopyBlocks(const PlannedParameter& parameter, Weight weight) {
   const std::vector<int64_t> order = RowOrderToGguf(source_.config(), parameter.source.name);
   ASSIGN_OR_RETURN(weight, PermuteRows(std::move(weight), order));
   const auto& blocks = std::get<QuantizedTensor>(weight);
-  const std::string note =
-      Report(parameter, {.scheme = absl::StrCat("kept (", parameter.source.stored_as, ")"),
-                         .rows = blocks.rows,
-                         .cols = blocks.cols,
-                         .bits_per_weight = blocks.bits_per_weight()});
-  return sink_.WriteQuantized(parameter, blocks, note);
+  return Write(parameter, blocks,
+               {.scheme = absl::StrCat("kept (", parameter.source.stored_as, ")")});
 }
 
 absl::StatusOr<SharedTensor> Job::Reorder(const PlannedParameter& parameter,
@@ -241,11 +241,18 @@ absl::Status Job::WriteQuantized(const PlannedParameter& parameter, const Tensor
   if (control_.cancel) return Stopped();
   progress_.relative_error = RelativeError(weight, quantized);
   layer.scheme = parameter.scheme->Describe();
-  layer.rows = quantized.rows;
-  layer.cols = quantized.cols;
-  layer.bits_per_weight = quantized.bits_per_weight();
   layer.relative_error = progress_.relative_error;
-  return sink_.WriteQuantized(parameter, quantized, Report(parameter, std::move(layer)));
+  return Write(parameter, quantized, std::move(layer));
+}
+
+absl::Status Job::Write(const PlannedParameter& parameter, const QuantizedTensor& matrix,
+                        LayerReport layer) {
+  ASSIGN_OR_RETURN(std::vector<NamedTensor> stored, sink_.Encode(parameter, matrix));
+  layer.rows = matrix.rows;
+  layer.cols = matrix.cols;
+  layer.bits_per_weight = BitsPerWeight(StoredBytes(stored), matrix.rows * matrix.cols);
+  const std::string note = Report(parameter, std::move(layer));
+  return sink_.WriteEncoded(parameter, std::move(stored), note);
 }
 
 absl::Status Job::Keep(const PlannedParameter& parameter, SharedTensor tensor) {
@@ -255,7 +262,7 @@ absl::Status Job::Keep(const PlannedParameter& parameter, SharedTensor tensor) {
       Report(parameter, {.scheme = absl::StrCat("kept (", InfoOf(view.dtype).safetensors_name, ")"),
                          .rows = rows,
                          .cols = rows > 0 ? view.elements() / rows : 0,
-                         .bits_per_weight = 8.0 * SizeOf(view.dtype)});
+                         .bits_per_weight = BitsPerWeight(view.bytes.size(), view.elements())});
   return sink_.WritePlain(parameter, std::move(tensor), note);
 }
 

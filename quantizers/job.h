@@ -50,6 +50,8 @@ class Job {
                                        SharedTensor tensor) const;
   absl::Status CheckValues(const PlannedParameter& parameter, SharedTensor& tensor);
   absl::Status Quantize(const PlannedParameter& parameter, const SharedTensor& tensor);
+  absl::Status Write(const PlannedParameter& parameter, const QuantizedTensor& matrix,
+                     LayerReport layer);
   // Into the report: a parameter that is about to be written, with the note for the journal that
   // tells a later run the same; one that an earlier run wrote.
   std::string Report(const PlannedParameter& parameter, LayerReport layer);

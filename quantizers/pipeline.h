@@ -37,6 +37,7 @@ struct LayerReport {
   std::string name;
   std::string scheme;  // Scheme::Describe(), or "kept (BF16)"
   int64_t rows = 0, cols = 0;
+  // Of all that the output holds of it: codes, scales, codebooks, outliers, ...; not the bias.
   double bits_per_weight = 0;
   double relative_error = 0;
   // On inputs of the calibration set: |X (W - Q(W))^T| / |X W^T|, and the same for plain rounding

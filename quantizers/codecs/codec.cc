@@ -30,6 +30,12 @@
 
 namespace quantd {
 
+uint64_t StoredBytes(const std::vector<NamedTensor>& tensors) {
+  uint64_t bytes = 0;
+  for (const NamedTensor& named : tensors) bytes += named.tensor.bytes.size();
+  return bytes;
+}
+
 namespace {
 
 using MadeCodec = absl::StatusOr<std::unique_ptr<Codec>>;

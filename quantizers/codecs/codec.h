@@ -23,6 +23,9 @@ struct NamedTensor {
   Tensor tensor;
 };
 
+// Bytes of their contents together.
+uint64_t StoredBytes(const std::vector<NamedTensor>& tensors);
+
 // The stored tensors of one module ("model.layers.0.mlp.down_proj"), by local name.
 class ModuleTensors {
  public:

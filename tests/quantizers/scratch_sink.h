@@ -32,8 +32,12 @@ class ScratchSink final : public CheckpointSink {
   absl::Status WritePlain(const PlannedParameter&, SharedTensor, absl::string_view) override {
     return absl::UnimplementedError("scratch files only");
   }
-  absl::Status WriteQuantized(const PlannedParameter&, const QuantizedTensor&,
-                              absl::string_view) override {
+  absl::StatusOr<std::vector<NamedTensor>> Encode(const PlannedParameter&,
+                                                  const QuantizedTensor&) const override {
+    return absl::UnimplementedError("scratch files only");
+  }
+  absl::Status WriteEncoded(const PlannedParameter&, std::vector<NamedTensor>,
+                            absl::string_view) override {
     return absl::UnimplementedError("scratch files only");
   }
   std::optional<std::string> EarlierNote(const PlannedParameter&) const override { return {}; }
