@@ -11,6 +11,7 @@
 #include "kernels/product_device.h"
 #include "quantizers/output_error.h"
 #include "quantizers/parameter_names.h"
+#include "quantizers/quantization_error.h"
 
 namespace quantd {
 namespace {
@@ -254,13 +255,17 @@ absl::Status BlockJob::TuneBlock(CalibratedBlock& block, int64_t index, Results&
   for (auto& [module, solved] : results) {
     solved.tensor = std::move(matrices.at(module));
     const PlannedParameter& parameter = *Find(module);
-    ASSIGN_OR_RETURN(const Tensor weight, job_.ReadPlain(parameter));
-    if (solved.samples != nullptr) {
-      const auto error = OutputError(weight, solved.tensor, solved.samples->View().samples,
-                                     [this] { return job_.stopping(); });
-      if (absl::IsCancelled(error.status())) return job_.Stopped();
-      RETURN_IF_ERROR(error.status());
-      solved.layer.output_error = *error;
+    // What an earlier run has written it has reported.
+    if (!sink_.IsComplete(parameter)) {
+      ASSIGN_OR_RETURN(const Tensor weight, job_.ReadPlain(parameter));
+      if (solved.samples != nullptr) {
+        const auto error = OutputError(weight, solved.tensor, solved.samples->View().samples,
+                                       [this] { return job_.stopping(); });
+        if (absl::IsCancelled(error.status())) return job_.Stopped();
+        RETURN_IF_ERROR(error.status());
+        solved.layer.output_error = *error;
+      }
+      solved.layer.relative_error = RelativeError(weight, solved.tensor);
     }
     WritePlainRows(solved.tensor, block.Parameter(parameter.source.name));
   }
@@ -268,17 +273,26 @@ absl::Status BlockJob::TuneBlock(CalibratedBlock& block, int64_t index, Results&
   return sink_.RemoveScratch(TargetsName(index));
 }
 
-absl::StatusOr<Tensor> BlockJob::Kept(CalibratedBlock& block, const PlannedParameter& parameter) {
-  ASSIGN_OR_RETURN(Tensor stored, job_.ReadPlain(parameter));
+absl::Status BlockJob::WriteKept(CalibratedBlock& block, const PlannedParameter& parameter) {
   const std::span<float> now = block.Parameter(parameter.source.name);
-  if (now.empty()) return stored;
-  std::vector<float> before(now.size());
-  LoadFloats(stored.view(), 0, static_cast<int64_t>(before.size()), before.data());
-  if (std::memcmp(before.data(), now.data(), now.size_bytes()) == 0) return stored;
-  const Tensor changed = ConvertTensor(
-      TensorOf<float>(DType::kF32, stored.shape, std::span<const float>(now)), stored.dtype);
-  LoadFloats(changed.view(), 0, static_cast<int64_t>(now.size()), now.data());
-  return changed;
+  // The block goes on with what is stored, whether this run stores it or an earlier one did.
+  const auto round = [&](DType dtype) {
+    Tensor rounded = ConvertTensor(
+        TensorOf<float>(DType::kF32, parameter.source.shape, std::span<const float>(now)), dtype);
+    LoadFloats(rounded.view(), 0, static_cast<int64_t>(now.size()), now.data());
+    return rounded;
+  };
+  if (sink_.IsComplete(parameter)) {
+    if (!now.empty()) round(parameter.kept_dtype);
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(Tensor tensor, job_.ReadPlain(parameter));
+  if (!now.empty()) {
+    std::vector<float> before(now.size());
+    LoadFloats(tensor.view(), 0, static_cast<int64_t>(before.size()), before.data());
+    if (std::memcmp(before.data(), now.data(), now.size_bytes()) != 0) tensor = round(tensor.dtype);
+  }
+  return job_.Keep(parameter, Share(std::move(tensor)));
 }
 
 absl::Status BlockJob::WriteBlock(CalibratedBlock& block, int64_t index, const Results& results) {
@@ -290,18 +304,10 @@ absl::Status BlockJob::WriteBlock(CalibratedBlock& block, int64_t index, const R
       return absl::InternalError(
           absl::StrCat(parameter->source.name, " is no linear of its block"));
     }
-    if (quantized) {
-      const Solved& of = solved->second;
-      ASSIGN_OR_RETURN(const Tensor weight, job_.ReadPlain(*parameter));
-      if (!sink_.IsComplete(*parameter)) {
-        RETURN_IF_ERROR(job_.WriteQuantized(
-            *parameter, of.rescaled.bytes.empty() ? weight : of.rescaled, of.tensor, of.layer));
-      }
-    } else {
-      ASSIGN_OR_RETURN(Tensor tensor, Kept(block, *parameter));
-      if (!sink_.IsComplete(*parameter)) {
-        RETURN_IF_ERROR(job_.Keep(*parameter, Share(std::move(tensor))));
-      }
+    if (!quantized) {
+      RETURN_IF_ERROR(WriteKept(block, *parameter));
+    } else if (!sink_.IsComplete(*parameter)) {
+      RETURN_IF_ERROR(job_.WriteQuantized(*parameter, solved->second.tensor, solved->second.layer));
     }
     RETURN_IF_ERROR(job_.Done(*parameter));
   }

@@ -31,9 +31,8 @@ class BlockJob {
   static constexpr int64_t kErrorTokens = 256;  // that output errors are measured on
   struct Solved {
     QuantizedTensor tensor;
-    LayerReport layer;                         // errors on the calibration set
-    std::shared_ptr<InputStatistics> samples;  // that they were measured on
-    Tensor rescaled;  // what was quantized, where that is not the source's weight
+    LayerReport layer;                         // its errors
+    std::shared_ptr<InputStatistics> samples;  // that those of outputs were measured on
   };
   using Results = std::map<std::string, Solved>;  // by module
 
@@ -55,7 +54,8 @@ class BlockJob {
                            const InputStatistics& statistics,
                            std::shared_ptr<InputStatistics> samples, Results& results);
   absl::Status SolveTogether(CalibratedBlock& block, Results& results);
-  // The errors of a solved matrix on inputs of its linear, for the report and the progress.
+  // The errors of a solved matrix, those of outputs on inputs of its linear, for the report and the
+  // progress.
   absl::Status Measure(const BlockLinear& linear, const TensorView& weight,
                        std::span<const float> rows, Solved& of);
   // Errors of matrices that were solved together, on inputs of the unquantized block.
@@ -65,7 +65,7 @@ class BlockJob {
   absl::Status TuneBlock(CalibratedBlock& block, int64_t index, Results& results);
   absl::Status WriteBlock(CalibratedBlock& block, int64_t index, const Results& results);
   // A parameter that is not quantized, as the solver left it.
-  absl::StatusOr<Tensor> Kept(CalibratedBlock& block, const PlannedParameter& parameter);
+  absl::Status WriteKept(CalibratedBlock& block, const PlannedParameter& parameter);
   // The outputs of all sequences, from the inputs; or from what the stages have computed.
   absl::Status RunThrough(CalibratedBlock& block, const std::string& name, bool original);
   absl::Status RunOn(CalibratedBlock& block, const std::string& name, StageValues& values);

@@ -6,6 +6,7 @@
 #include "core/float_types.h"
 #include "quantizers/block_job.h"
 #include "quantizers/output_error.h"
+#include "quantizers/quantization_error.h"
 
 namespace quantd {
 namespace {
@@ -20,6 +21,7 @@ absl::Status BlockJob::Measure(const BlockLinear& linear, const TensorView& weig
   if (absl::IsCancelled(measured.status())) return job_.Stopped();
   RETURN_IF_ERROR(measured.status());
   const OutputErrors& errors = *measured;
+  of.layer.relative_error = RelativeError(weight, of.tensor);
   of.layer.output_error = errors.quantized;
   of.layer.rounding_error = errors.rounded;
   job_.Tell([&](QuantizeProgress& progress) {
@@ -33,13 +35,12 @@ absl::Status BlockJob::Measure(const BlockLinear& linear, const TensorView& weig
 absl::Status BlockJob::MeasureTogether(CalibratedBlock& block, Results& results) {
   for (auto& [module, of] : results) {
     if (job_.stopping()) return job_.Stopped();
-    ASSIGN_OR_RETURN(const Tensor source, job_.ReadPlain(*Find(module)));
+    ASSIGN_OR_RETURN(const SharedTensor source, job_.LendPlain(*Find(module)));
+    // What was quantized: the source's, or what the solver made of it and left in the block.
+    if (solver_->rescales()) continue;
     const std::span<float> now = block.Parameter(WeightOf(module));
-    if (solver_->rescales()) {
-      of.rescaled = TensorOf<float>(DType::kF32, source.shape, std::span<const float>(now));
-    } else {
-      LoadFloats(source.view(), 0, static_cast<int64_t>(now.size()), now.data());
-    }
+    LoadFloats(source.view, 0, static_cast<int64_t>(now.size()), now.data());
+    RETURN_IF_ERROR(source.CheckIntact());
   }
   std::map<BlockValue, std::vector<float>> samples;
   for (int64_t s = 0, tokens = 0; s < inputs_->sequences() && tokens < kErrorTokens; ++s) {

@@ -233,15 +233,15 @@ absl::Status Job::Quantize(const PlannedParameter& parameter, const SharedTensor
                         absl::StrCat(parameter.source.name, ": ", quantized.status().message()));
   }
   RETURN_IF_ERROR(tensor.CheckIntact());
-  return WriteQuantized(parameter, tensor.view, *quantized);
+  return WriteQuantized(parameter, *quantized,
+                        {.relative_error = RelativeError(tensor.view, *quantized)});
 }
 
-absl::Status Job::WriteQuantized(const PlannedParameter& parameter, const TensorView& weight,
+absl::Status Job::WriteQuantized(const PlannedParameter& parameter,
                                  const QuantizedTensor& quantized, LayerReport layer) {
   if (control_.cancel) return Stopped();
-  progress_.relative_error = RelativeError(weight, quantized);
   layer.scheme = parameter.scheme->Describe();
-  layer.relative_error = progress_.relative_error;
+  progress_.relative_error = layer.relative_error;
   return Write(parameter, quantized, std::move(layer));
 }
 

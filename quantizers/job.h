@@ -27,8 +27,11 @@ class Job {
   absl::Status Interrupted(const absl::Status& reason);
   // The parameter as a plain tensor of the dtype that its scheme sees or it is kept in; checked.
   absl::StatusOr<Tensor> ReadPlain(const PlannedParameter& parameter);
-  absl::Status WriteQuantized(const PlannedParameter& parameter, const TensorView& weight,
-                              const QuantizedTensor& quantized, LayerReport layer = {});
+  // The same where it lies, and unconverted if the scheme converts it itself.
+  absl::StatusOr<SharedTensor> LendPlain(const PlannedParameter& parameter);
+  // What the scheme made of it, with the errors that `layer` holds.
+  absl::Status WriteQuantized(const PlannedParameter& parameter, const QuantizedTensor& quantized,
+                              LayerReport layer);
   absl::Status Keep(const PlannedParameter& parameter, SharedTensor tensor);
   // Counts it and tells the progress.
   absl::Status Done(const PlannedParameter& parameter);
@@ -38,8 +41,6 @@ class Job {
   void Tell(const std::function<void(QuantizeProgress&)>& change);
 
  private:
-  // As ReadPlain, where it lies, and unconverted if the scheme converts it itself.
-  absl::StatusOr<SharedTensor> LendPlain(const PlannedParameter& parameter);
   // Has bytes that lie in a file read from the disk; CANCELLED in the middle of it.
   absl::Status Fetch(std::span<const std::byte> bytes) const;
   absl::Status Process(const PlannedParameter& parameter);
