@@ -1,12 +1,14 @@
 #include "quantizers/solvers/vector_gptq.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "core/float_types.h"
 #include "kernels/matrix_product.h"
 #include "quantizers/solvers/hessian.h"
 #include "quantizers/solvers/k_means.h"
+#include "quantizers/solvers/pieces.h"
 
 namespace quantd {
 namespace {
@@ -39,33 +41,42 @@ struct Problem {
 };
 
 // Shift and scale that bring every column to 0..1, as they will be stored.
-void Normalize(Problem* p) {
+absl::Status Normalize(Problem* p) {
+  constexpr int64_t kStrip = 64;  // columns that are read together
   VectorGptqResult& result = p->result;
   result.column_offset.resize(p->cols);
   result.column_scale.resize(p->cols);
-  for (int64_t c = 0; c < p->cols; ++c) {
-    float low = p->weight[c], high = low;
+  return ParallelForUnlessStopped(CeilDiv(p->cols, kStrip), p->stopped, [&](int64_t strip) {
+    const int64_t first = strip * kStrip, count = std::min(kStrip, p->cols - first);
+    std::array<float, kStrip> low, high;
+    std::copy_n(p->weight.begin() + first, count, low.begin());
+    high = low;
     for (int64_t r = 1; r < p->rows; ++r) {
-      low = std::min(low, p->weight[r * p->cols + c]);
-      high = std::max(high, p->weight[r * p->cols + c]);
+      const float* row = p->weight.data() + r * p->cols + first;
+      for (int64_t c = 0; c < count; ++c) {
+        low[c] = std::min(low[c], row[c]);
+        high[c] = std::max(high[c], row[c]);
+      }
     }
-    const float scale = RoundTo(p->spec.dtype, high - low);
-    result.column_offset[c] = RoundTo(p->spec.dtype, low);
-    // A constant column, or one so even that its range is lost in the dtype.
-    result.column_scale[c] = scale > 0 ? scale : 1.0f;
-  }
+    for (int64_t c = 0; c < count; ++c) {
+      const float scale = RoundTo(p->spec.dtype, high[c] - low[c]);
+      result.column_offset[first + c] = RoundTo(p->spec.dtype, low[c]);
+      // A constant column, or one so even that its range is lost in the dtype.
+      result.column_scale[first + c] = scale > 0 ? scale : 1.0f;
+    }
+  });
 }
 
 // The Hessian of the normalized columns: an error in them counts by their scale.
-std::vector<float> ScaledHessian(const Problem& p, std::span<const float> gram) {
+absl::StatusOr<std::vector<float>> ScaledHessian(const Problem& p, std::span<const float> gram) {
   std::vector<float> hessian(gram.begin(), gram.end());
   const std::vector<float>& scale = p.result.column_scale;
   if (scale.empty()) return hessian;
-  ParallelFor(p.cols, [&](int64_t row) {
+  RETURN_IF_ERROR(ParallelForUnlessStopped(p.cols, p.stopped, [&](int64_t row) {
     for (int64_t col = 0; col < p.cols; ++col) {
       hessian[row * p.cols + col] *= scale[row] * scale[col];
     }
-  });
+  }));
   return hessian;
 }
 
@@ -92,12 +103,11 @@ absl::Status FindCentroids(const Problem& p, int64_t centroids, int64_t residual
                            uint64_t seed, VectorColumns* run) {
   const int64_t length = run->vector_len, per_column = CeilDiv(p.rows, length);
   std::vector<float> vectors(run->cols * per_column * length), weights(run->cols * per_column);
-  RETURN_IF_ERROR(CheckStopped(p.stopped));
-  ParallelFor(run->cols, [&](int64_t c) {
+  RETURN_IF_ERROR(ParallelForUnlessStopped(run->cols, p.stopped, [&](int64_t c) {
     p.Column(run->first + c, 0, p.rows, vectors.data() + c * per_column * length);
     std::fill_n(weights.begin() + c * per_column, per_column,
                 p.importance[p.hessian.order[run->first + c]]);
-  });
+  }));
   const auto find = [&](int64_t count, uint64_t run_seed) {
     return KMeans(vectors, run->vector_len, weights,
                   {.centroids = count,
@@ -247,9 +257,9 @@ absl::StatusOr<VectorGptqResult> SolveVectorGptq(std::span<const float> weight, 
                                                  const VectorGptqSpec& spec,
                                                  const StopRequest& stopped) {
   Problem p{weight, rows, cols, spec, stopped, {}, std::vector<float>(cols), {}};
-  if (spec.enable_norm) Normalize(&p);
+  if (spec.enable_norm) RETURN_IF_ERROR(Normalize(&p));
   {
-    const std::vector<float> hessian = ScaledHessian(p, gram);
+    ASSIGN_OR_RETURN(const std::vector<float> hessian, ScaledHessian(p, gram));
     for (int64_t c = 0; c < cols; ++c) p.importance[c] = hessian[c * (cols + 1)];
     ASSIGN_OR_RETURN(p.hessian,
                      OrderHessian(hessian, cols, spec.enable_perm, spec.percdamp, stopped));

@@ -76,6 +76,33 @@ TEST_F(StoppedSolversTest, OfMethods) {
   }
 }
 
+// Nothing that takes longer the more columns there are goes over all of them at once.
+TEST_F(StoppedSolversTest, OfVptqBetweenColumns) {
+  const auto recipe = *MakeRecipe(
+      "vptq", {{"num_centroids", "-1,8"}, {"num_res_centroids", "-1,-1"}, {"kiter", "1"}});
+  ModuleInfo module;
+  module.name = "model.layers.0.mlp.up_proj";
+  module.rows = kRows;
+  module.cols = kCols;
+  module.layer = 0;
+  const Tensor weight = SomeWeight();
+  std::vector<float> gram(kCols * kCols);
+  for (int64_t c = 0; c < kCols; ++c) gram[c * (kCols + 1)] = 1;
+  int asked = 0, stop_at = 0;
+  SolverControl control{.stopped = [&] { return ++asked == stop_at; }, .warnings = {}};
+  const InputStats stats = {.gram = gram, .tokens = 1, .control = &control};
+  const Scheme* scheme = recipe->SchemeFor(module, ModelConfig());
+  ASSERT_NE(scheme, nullptr);
+  ASSERT_TRUE(scheme->Quantize(weight, &stats).ok());
+  // The mean gram, the scaled one, the ordered one, and the columns that are searched.
+  EXPECT_GE(asked, 4 * kCols);
+  for (stop_at = 1; stop_at <= 4 * kCols; stop_at += kCols / 2 - 1) {
+    SCOPED_TRACE(stop_at);
+    asked = 0;
+    EXPECT_TRUE(absl::IsCancelled(scheme->Quantize(weight, &stats).status()));
+  }
+}
+
 TEST_F(StoppedSolversTest, OfGgufBlocks) {
   for (const GgmlType type : {GgmlType::kQ8_0, GgmlType::kQ4_K}) {
     ExpectStops(**SchemeForGgmlType(type));
