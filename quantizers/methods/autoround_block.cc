@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/parallel.h"
+#include "core/stop_request.h"
 #include "quantizers/codecs/autoround.h"
 #include "quantizers/solvers/sign_round_tuner.h"
 
@@ -104,6 +105,7 @@ class Training {
   absl::StatusOr<std::map<std::string, QuantizedTensor>> Result() {
     std::map<std::string, QuantizedTensor> out;
     for (const Trained& linear : linears_) {
+      if (Stopped()) return Cancelled();
       ASSIGN_OR_RETURN(QuantizedTensor weight, linear.tuner.Best());
       linear.spelling->Spell(&weight);
       std::ranges::copy(Dequantize(weight), block_.Parameter(WeightOf(linear.module)).begin());
@@ -119,16 +121,23 @@ class Training {
   absl::Status Train() {
     Sampler sampler(inputs_.sequences(), training_.batch_size, training_.seed);
     double least = std::numeric_limits<double>::infinity();
-    for (Trained& linear : linears_) linear.tuner.Round(block_.Parameter(WeightOf(linear.module)));
+    for (Trained& linear : linears_) {
+      if (Stopped()) return Cancelled();
+      linear.tuner.Round(block_.Parameter(WeightOf(linear.module)));
+    }
     for (int64_t i = 0; i < training_.iters; ++i) {
       ASSIGN_OR_RETURN(const double loss, Batch(sampler.Next()));
       const bool last = i + 1 == training_.iters;
       if (training_.not_use_best_mse ? last : loss < least) {
         least = loss;
-        for (Trained& linear : linears_) linear.tuner.Keep();
+        for (Trained& linear : linears_) {
+          if (Stopped()) return Cancelled();
+          linear.tuner.Keep();
+        }
       }
       const float left = 1 - static_cast<float>(i) / static_cast<float>(training_.iters);
       for (Trained& linear : linears_) {
+        if (Stopped()) return Cancelled();
         linear.tuner.Step(gradients_[linear.module], linear.rate * left, linear.range_rate * left,
                           block_.Parameter(WeightOf(linear.module)));
       }
@@ -251,6 +260,7 @@ absl::StatusOr<std::map<std::string, QuantizedTensor>> AutoRoundBlockSolver::Sol
   for (const BlockLinear& linear : block.linears()) {
     const auto found = schemes.find(linear.module);
     if (found == schemes.end()) continue;
+    RETURN_IF_ERROR(CheckStopped(control.stopped));
     training.Add(linear, *static_cast<const AutoRoundScheme*>(found->second));
   }
   RETURN_IF_ERROR(training.ReadTargets());

@@ -139,6 +139,26 @@ TEST(AutoRoundBlock, TrainingBringsOutputsNearer) {
   }
 }
 
+// Of a large block one matrix takes a tenth of a second, all of them too long.
+TEST(AutoRoundBlock, StopsBetweenMatricesToo) {
+  constexpr int kIterations = 3, kMatrices = 7;
+  const auto recipe = AutoRound({{"iters", absl::StrCat(kIterations)}});
+  int asked = 0, stop_at = 0;
+  SolverControl control{.stopped = [&] { return ++asked == stop_at; }, .warnings = {}};
+  const auto solve = [&] {
+    ToyBlock block;
+    asked = 0;
+    return recipe->block_solver()->Solve(block, ToyInputs(), SchemesOf(*recipe, block), control);
+  };
+  ASSERT_TRUE(solve().ok());
+  const int whole = asked;
+  // Each is laid out, rounded, kept as the best at least once, stepped in every iteration, spelled.
+  EXPECT_GE(whole, (4 + kIterations) * kMatrices);
+  for (stop_at = 1; stop_at <= whole; ++stop_at) {
+    EXPECT_TRUE(absl::IsCancelled(solve().status())) << stop_at << " of " << whole;
+  }
+}
+
 TEST(AutoRoundBlock, TheSameBytesForAnyNumberOfThreads) {
   const auto solve = [](int threads) {
     SetComputeThreads(threads);
