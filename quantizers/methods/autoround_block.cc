@@ -73,10 +73,9 @@ class Training {
     const double usual = training_.iters >= 1000 && bits <= 3 ? 2 / iters : 1 / iters;
     const double rate = training_.lr > 0 ? training_.lr : usual;
     const double range_rate = training_.minmax_lr > 0 ? training_.minmax_lr : rate;
-    const std::span<const float> values = block_.Parameter(WeightOf(linear.module));
-    Tensor weight = TensorOf<float>(DType::kF32, {linear.rows, linear.cols}, values);
     linears_.push_back({linear.module, &scheme.spelling(),
-                        SignRoundTuner(std::move(weight), scheme.spelling().spec),
+                        SignRoundTuner(block_.Parameter(WeightOf(linear.module)), linear.rows,
+                                       linear.cols, scheme.spelling().spec),
                         static_cast<float>(rate),
                         training_.enable_minmax_tuning ? static_cast<float>(range_rate) : 0.0f});
     gradients_[linear.module].resize(static_cast<size_t>(linear.rows * linear.cols), 0.0f);

@@ -24,23 +24,26 @@ GroupRounding RoundingOf(const SignRoundSpec& spec, float scale, float zero) {
 
 }  // namespace
 
-SignRoundTuner::SignRoundTuner(Tensor weight, const SignRoundSpec& spec)
-    : weight_(std::move(weight)),
-      spec_(spec),
-      rows_(weight_.shape[0]),
-      cols_(weight_.shape[1]),
+SignRoundTuner::SignRoundTuner(std::span<const float> weight, int64_t rows, int64_t cols,
+                               const SignRoundSpec& spec)
+    : spec_(spec),
+      rows_(rows),
+      cols_(cols),
       group_size_(spec.group_size <= 0 ? cols_ : std::min(spec.group_size, cols_)),
       groups_((cols_ + group_size_ - 1) / group_size_),
-      values_(static_cast<size_t>(rows_ * cols_)),
-      rounding_(values_.size()),
+      values_(weight.begin(), weight.end()),
+      rounding_(values_.size(), 0.0f),
       min_scale_(static_cast<size_t>(rows_ * groups_), 1.0f),
       max_scale_(min_scale_) {
-  LoadFloats(weight_, 0, rows_ * cols_, values_.data());
   const BlockLayout layout = {rows_, cols_, {.rows = 1, .cols = group_size_}};
-  for (const Range& range : BlockRanges(weight_, layout)) {
+  for (const Range& range : BlockRanges(Weight(), layout)) {
     least_.push_back(range.min);
     most_.push_back(range.max);
   }
+}
+
+TensorView SignRoundTuner::Weight() const {
+  return {DType::kF32, {rows_, cols_}, std::as_bytes(std::span(values_))};
 }
 
 // In symmetric groups codes are around 0 and the zero point is that of the middle, left out here.
@@ -128,9 +131,9 @@ void SignRoundTuner::Keep() {
 }
 
 absl::StatusOr<QuantizedTensor> SignRoundTuner::Best() const {
-  if (best_rounding_.empty()) return QuantizeSignRound(weight_, spec_, nullptr);
+  if (best_rounding_.empty()) return QuantizeSignRound(Weight(), spec_, nullptr);
   const SignRoundTuning tuning = {best_rounding_, best_min_scale_, best_max_scale_};
-  return QuantizeSignRound(weight_, spec_, &tuning);
+  return QuantizeSignRound(Weight(), spec_, &tuning);
 }
 
 }  // namespace quantd

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "core/float_buffer.h"
 #include "core/quantized_tensor.h"
 #include "core/status.h"
 #include "core/tensor.h"
@@ -18,8 +19,9 @@ namespace quantd {
 
 class SignRoundTuner {
  public:
-  // `weight` [rows, cols] in the dtype that QuantizeSignRound is to see.
-  SignRoundTuner(Tensor weight, const SignRoundSpec& spec);
+  // `weight` [rows, cols], copied.
+  SignRoundTuner(std::span<const float> weight, int64_t rows, int64_t cols,
+                 const SignRoundSpec& spec);
 
   // The matrix as it is rounded now, [rows, cols].
   void Round(std::span<float> out) const;
@@ -59,13 +61,14 @@ class SignRoundTuner {
     return std::min(group_size_, cols_ - index % groups_ * group_size_);
   }
 
-  const Tensor weight_;
+  TensorView Weight() const;
+
   const SignRoundSpec spec_;
   int64_t rows_, cols_, group_size_, groups_;  // groups of a row
-  std::vector<float> values_;                  // the weight, widened
+  FloatBuffer values_;                         // the weight
   std::vector<float> least_, most_;            // of each group, with 0 between them
-  std::vector<float> rounding_, min_scale_, max_scale_;
-  std::vector<float> best_rounding_, best_min_scale_, best_max_scale_;
+  FloatBuffer rounding_, best_rounding_;
+  std::vector<float> min_scale_, max_scale_, best_min_scale_, best_max_scale_;
 };
 
 }  // namespace quantd
