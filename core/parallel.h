@@ -29,8 +29,9 @@ void RunCompute(TaskPriority priority, absl::FunctionRef<void()> task);
 void RunBackground(absl::FunctionRef<void()> body);
 
 // Calls body(i) for i in [0, count), shared among the team's threads in dynamic order. Results must
-// not depend on the order. Outside a task it runs as background tasks of some milliseconds each:
-// `seconds`, about what one call takes, spares it the small first ones by which it finds out.
+// not depend on the order. Outside a task it runs as background tasks of 50 ms, each in slices of
+// some milliseconds: `seconds`, about what one call takes, spares it the small first ones by which
+// it finds out.
 void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body, double seconds = 0);
 
 // One call per team member, body(thread, threads), with a static split left to the body. The way in

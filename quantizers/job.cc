@@ -170,6 +170,7 @@ absl::Status Job::Done(const PlannedParameter& parameter) {
   progress_.tensors_done++;
   progress_.bytes_done += parameter.source.stored_bytes;
   progress_.tensor = parameter.source.name;
+  if (progress_.tensors_done == progress_.tensors_total) progress_.eta_seconds = 0;
   if (control_.on_progress) control_.on_progress(progress_);
   return absl::OkStatus();
 }

@@ -31,7 +31,7 @@ class WorkQueue {
   absl::Status Add(uint64_t size, Work work);
   // Until all is done.
   absl::Status Wait();
-  // The owner does not wait for the work that is under way to end well; for work that takes long.
+  // The queue is being destroyed: work that takes long asks for it and gives up.
   bool stopping() const { return stopping_; }
 
  private:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "core/instruction_set.h"
@@ -36,35 +37,8 @@ int IndexOf(Activation activation) {
   return 0;
 }
 
-namespace baseline {
-constexpr char kIsa[] = "baseline";
-#include "models/calibration/row_math_loops.inc"
-}  // namespace baseline
-
-#if defined(__x86_64__)
-#include "kernels/cpu/avx2_begin.inc"
-namespace avx2 {
-constexpr char kIsa[] = "avx2";
-#include "models/calibration/row_math_loops.inc"
-}  // namespace avx2
-#include "kernels/cpu/target_end.inc"
-
-#include "kernels/cpu/avx512_begin.inc"
-namespace avx512 {
-constexpr char kIsa[] = "avx512";
-#include "models/calibration/row_math_loops.inc"
-}  // namespace avx512
-#include "kernels/cpu/target_end.inc"
-#endif
-
-const Variants<RowLoops>& VariantsOfThisCpu() {
-#if defined(__x86_64__)
-  static const Variants<RowLoops> variants(&baseline::kLoops, &avx2::kLoops, &avx512::kLoops);
-#else
-  static const Variants<RowLoops> variants(&baseline::kLoops, nullptr, nullptr);
-#endif
-  return variants;
-}
+#define QUANTD_LOOPS "models/calibration/row_math_loops.inc"
+#include "kernels/cpu/every_isa.inc"
 
 const RowLoops& Loops() { return VariantsOfThisCpu().best(); }
 

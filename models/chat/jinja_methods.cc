@@ -28,6 +28,15 @@ bool StartsOrEnds(const std::string& self, const Value& affix, bool start) {
   return start ? absl::StartsWith(self, affix.String()) : absl::EndsWith(self, affix.String());
 }
 
+// Without overlaps; `part` is not empty.
+int64_t Occurrences(const std::string& text, const std::string& part) {
+  int64_t count = 0;
+  for (size_t at = 0; (at = text.find(part, at)) != std::string::npos; ++count) {
+    at += part.size();
+  }
+  return count;
+}
+
 }  // namespace
 
 std::string StripText(absl::string_view text, const Value& characters, bool left, bool right) {
@@ -159,11 +168,7 @@ Value Interpreter::StringMethod(const std::string& self, const std::string& name
     return static_cast<int64_t>(CharacterCount(absl::string_view(self).substr(0, at)));
   }
   if (name == "count" && first.IsString() && !first.String().empty()) {
-    int64_t count = 0;
-    for (size_t at = 0; (at = self.find(first.String(), at)) != std::string::npos; ++count) {
-      at += first.String().size();
-    }
-    return count;
+    return Occurrences(self, first.String());
   }
   if (name == "join") {
     Arguments join;

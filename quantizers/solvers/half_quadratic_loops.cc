@@ -3,6 +3,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <type_traits>
 
 #include "core/instruction_set.h"
 #include "quantizers/solvers/rounding.h"
@@ -25,36 +26,8 @@ float Shrink(float x) {
   return std::copysign(std::max(magnitude - kInverseBeta * power, 0.0f), x);
 }
 
-namespace baseline {
-constexpr char kIsa[] = "baseline";
-#include "quantizers/solvers/half_quadratic_loops.inc"
-}  // namespace baseline
-
-#if defined(__x86_64__)
-#include "kernels/cpu/avx2_begin.inc"
-namespace avx2 {
-constexpr char kIsa[] = "avx2";
-#include "quantizers/solvers/half_quadratic_loops.inc"
-}  // namespace avx2
-#include "kernels/cpu/target_end.inc"
-
-#include "kernels/cpu/avx512_begin.inc"
-namespace avx512 {
-constexpr char kIsa[] = "avx512";
-#include "quantizers/solvers/half_quadratic_loops.inc"
-}  // namespace avx512
-#include "kernels/cpu/target_end.inc"
-#endif
-
-const Variants<HalfQuadraticLoops>& VariantsOfThisCpu() {
-#if defined(__x86_64__)
-  static const Variants<HalfQuadraticLoops> variants(&baseline::kLoops, &avx2::kLoops,
-                                                     &avx512::kLoops);
-#else
-  static const Variants<HalfQuadraticLoops> variants(&baseline::kLoops, nullptr, nullptr);
-#endif
-  return variants;
-}
+#define QUANTD_LOOPS "quantizers/solvers/half_quadratic_loops.inc"
+#include "kernels/cpu/every_isa.inc"
 
 }  // namespace
 

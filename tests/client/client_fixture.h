@@ -27,11 +27,10 @@ inline quant::v1::QuantizeCheckpointRequest QuantizeRequest(const std::string& m
 // A job that only a stop ends, however fast the machine: training that would take years.
 inline quant::v1::QuantizeCheckpointRequest EndlessRequest(const std::string& model,
                                                            const std::string& output) {
-  quant::v1::QuantizeCheckpointRequest request;
-  request.set_model(model);
-  request.set_output_name(output);
+  quant::v1::QuantizeCheckpointRequest request = QuantizeRequest(model, output);
   request.mutable_recipe()->set_method("autoround");
   auto& options = *request.mutable_recipe()->mutable_options();
+  options.clear();
   options["iters"] = std::string("1000000000000");
   options["group_size"] = std::string("32");
   options["nsamples"] = std::string("2");

@@ -110,14 +110,6 @@ std::unique_ptr<Backend> BackendOn(const std::string& isa) {
   return *std::move(backend);
 }
 
-std::vector<float> RandomFloats(int64_t count, uint32_t seed, float deviation) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, deviation);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = normal(random);
-  return values;
-}
-
 std::vector<WeightKind> WeightKinds() {
   const Grid nf4 = TableGrid(4, std::vector<float>(kNf4, kNf4 + 16));
   return {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "tests/random_floats.h"
 
 namespace quantd::testing {
 
@@ -29,8 +30,6 @@ class ScopedEnvironment {
 // Names of the instruction sets of this machine, "scalar" among them.
 std::vector<std::string> SupportedIsas();
 std::unique_ptr<Backend> BackendOn(const std::string& isa);
-
-std::vector<float> RandomFloats(int64_t count, uint32_t seed, float deviation = 1);
 
 // One way of quantizing, as a checkpoint could hold it.
 struct WeightKind {

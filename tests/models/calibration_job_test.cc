@@ -50,12 +50,15 @@ class FoldingSolver final : public BlockSolver {
 
 TEST_F(CalibrationJobTest, WritesACheckpointAndReportsErrors) {
   std::vector<int64_t> blocks;
+  double eta_seconds = -1;
   control_.on_progress = [&](const QuantizeProgress& progress) {
     EXPECT_TRUE(progress.blocks == 0 || progress.blocks == 2);
     if (progress.block > 0) blocks.push_back(progress.block);
+    eta_seconds = progress.eta_seconds;
   };
   const auto report = Quantize("out");
   ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(eta_seconds, 0);
   EXPECT_TRUE(std::is_sorted(blocks.begin(), blocks.end()));
   EXPECT_EQ(blocks.back(), 2);
   int fitted = 0;

@@ -11,17 +11,10 @@
 #include "core/parallel.h"
 #include "memory_source.h"
 #include "models/linear.h"
+#include "tests/random_floats.h"
 
 namespace quantd {
 namespace {
-
-std::vector<float> Normal(int64_t count, uint32_t seed) {
-  std::mt19937 engine(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = normal(engine);
-  return values;
-}
 
 // Four-bit codes of a table, scales per 32 columns.
 QuantizedTensor FourBit(int64_t rows, int64_t cols, uint32_t seed) {
@@ -90,7 +83,7 @@ class InputStepsOf : public testing::TestWithParam<std::string> {
       EXPECT_EQ(fast.weight(piece).layout(), Layout::kLut4);
     }
     for (const int64_t tokens : {1, 21}) {
-      const std::vector<float> x = Normal(tokens * cols, 7);
+      const std::vector<float> x = RandomFloats(tokens * cols, 7);
       const std::vector<float> y = Run(fast, x, cols, rows), truth = Run(exact, x, cols, rows);
       double error = 0, norm = 0;
       for (size_t i = 0; i < y.size(); ++i) {
@@ -187,7 +180,7 @@ TEST_P(InputStepsOf, Int8InputsAreMultipliedExactly) {
   const Linear linear = Load(parts, Compute::kExact);
   EXPECT_EQ(linear.pieces(), 1);
   for (const int64_t tokens : {1, 21}) {
-    const std::vector<float> x = Normal(tokens * kCols, 9);
+    const std::vector<float> x = RandomFloats(tokens * kCols, 9);
     const std::vector<float> y = Run(linear, x, kCols, 2 * kRows);
     for (int64_t t = 0; t < tokens; ++t) {
       float largest = 0;
@@ -242,7 +235,7 @@ TEST_P(InputStepsOf, InputsAreRoundedAsTheWeightsAsk) {
     EXPECT_EQ(one.pieces(), 2);
     EXPECT_EQ(both.pieces(), 1);
     for (const int64_t tokens : {1, 21}) {
-      const std::vector<float> x = Normal(tokens * kCols, 11);
+      const std::vector<float> x = RandomFloats(tokens * kCols, 11);
       std::vector<float> rounded = x;
       for (int64_t t = 0; t < tokens; ++t) {
         RoundInputs(roundings[i], x.data() + t * kCols, kCols, rounded.data() + t * kCols);

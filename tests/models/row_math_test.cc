@@ -4,19 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
 #include <vector>
+
+#include "tests/random_floats.h"
 
 namespace quantd::calibration {
 namespace {
-
-std::vector<float> Numbers(int64_t n, uint32_t seed, float spread = 3) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, spread);
-  std::vector<float> values(static_cast<size_t>(n));
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 // check(loops, baseline, n) for what this processor runs, over lengths around those of registers.
 template <class Check>
@@ -32,7 +25,8 @@ void ForVariants(const Check& check) {
 
 TEST(RowMath, ActivationsAreTheSameBits) {
   ForVariants([](const RowLoops& loops, const RowLoops& plain, int64_t n) {
-    const std::vector<float> gate = Numbers(n, 1), up = Numbers(n, 2), d = Numbers(n, 3);
+    const std::vector<float> gate = RandomFloats(n, 1, 3), up = RandomFloats(n, 2, 3),
+                             d = RandomFloats(n, 3, 3);
     for (int a = 0; a < kRowActivations; ++a) {
       for (const float* factor : {static_cast<const float*>(nullptr), up.data()}) {
         std::vector<float> found(n), expected(n);
@@ -51,8 +45,8 @@ TEST(RowMath, ActivationsAreTheSameBits) {
 
 TEST(RowMath, NormsAreTheSameBits) {
   ForVariants([](const RowLoops& loops, const RowLoops& plain, int64_t n) {
-    const std::vector<float> x = Numbers(n, 4), dy = Numbers(n, 5), weight = Numbers(n, 6),
-                             bias = Numbers(n, 7);
+    const std::vector<float> x = RandomFloats(n, 4, 3), dy = RandomFloats(n, 5, 3),
+                             weight = RandomFloats(n, 6, 3), bias = RandomFloats(n, 7, 3);
     for (const bool is_layer_norm : {false, true}) {
       const RowNormArgs norm = {is_layer_norm, weight.data(), is_layer_norm ? bias.data() : nullptr,
                                 1e-5f};
@@ -69,7 +63,7 @@ TEST(RowMath, NormsAreTheSameBits) {
 
 TEST(RowMath, SoftmaxIsTheSameBitsAndComesAgain) {
   ForVariants([](const RowLoops& loops, const RowLoops& plain, int64_t n) {
-    const std::vector<float> scores = Numbers(n, 8, 30);
+    const std::vector<float> scores = RandomFloats(n, 8, 30);
     std::vector<float> found = scores, expected = scores, again = scores;
     const SoftmaxTerms terms = loops.softmax(0.125f, found.data(), n);
     const SoftmaxTerms plain_terms = plain.softmax(0.125f, expected.data(), n);
@@ -81,7 +75,7 @@ TEST(RowMath, SoftmaxIsTheSameBitsAndComesAgain) {
     double sum = 0;
     for (const float weight : found) sum += weight;
     EXPECT_NEAR(sum, 1, 1e-5);  // float32 weights, added up
-    std::vector<float> d = Numbers(n, 9), expected_d = d;
+    std::vector<float> d = RandomFloats(n, 9, 3), expected_d = d;
     loops.score_gradient(0.125f, found.data(), 0.3f, n, d.data());
     plain.score_gradient(0.125f, found.data(), 0.3f, n, expected_d.data());
     EXPECT_EQ(d, expected_d);

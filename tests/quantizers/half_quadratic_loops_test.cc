@@ -4,21 +4,13 @@
 
 #include <gtest/gtest.h>
 
-#include <random>
 #include <vector>
 
 #include "quantizers/solvers/torch_sum.h"
+#include "tests/random_floats.h"
 
 namespace quantd {
 namespace {
-
-std::vector<float> Normal(int64_t n, uint32_t seed, float spread) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, spread);
-  std::vector<float> values(static_cast<size_t>(n));
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 TEST(HalfQuadraticLoops, GiveTheSameBits) {
   constexpr int64_t kGroups = 5;
@@ -28,9 +20,9 @@ TEST(HalfQuadraticLoops, GiveTheSameBits) {
       // The wider ones leave residuals that shrink to something.
       for (const float spread : {0.02f, 1.0f}) {
         SCOPED_TRACE(testing::Message() << (*loops)->isa << " " << size << " " << spread);
-        const std::vector<float> weights = Normal(kGroups * size, 1, spread);
+        const std::vector<float> weights = RandomFloats(kGroups * size, 1, spread);
         const std::vector<float> scales(kGroups * size, 2 / spread);
-        const std::vector<float> starts = Normal(kGroups * size, 2, 4);
+        const std::vector<float> starts = RandomFloats(kGroups * size, 2, 4);
         std::vector<float> errors(weights.size()), expected_errors(weights.size());
         std::vector<float> scratch(size), zeros = starts, expected_zeros = starts;
         (*loops)->step(weights.data(), kGroups, size, scales.data(), 15, zeros.data(),

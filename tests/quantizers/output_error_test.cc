@@ -5,7 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
+
+#include "tests/random_floats.h"
 
 namespace quantd {
 namespace {
@@ -14,17 +15,10 @@ namespace {
 constexpr int64_t kRows = 2500, kCols = 2048, kTokens = 3;
 constexpr size_t kGroup = 128;
 
-std::vector<float> Normal(int64_t count, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = normal(random);
-  return values;
-}
-
 // A matrix with inputs, rounded to the nearest of 15 steps in groups of 128.
 struct Case {
-  std::vector<float> values = Normal(kRows * kCols, 1), inputs = Normal(kTokens * kCols, 2);
+  std::vector<float> values = RandomFloats(kRows * kCols, 1),
+                     inputs = RandomFloats(kTokens * kCols, 2);
   Tensor weight = TensorOf<float>(DType::kF32, {kRows, kCols}, std::span<const float>(values));
   QuantizedTensor quantized;
 

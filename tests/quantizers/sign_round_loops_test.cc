@@ -3,19 +3,12 @@
 
 #include <gtest/gtest.h>
 
-#include <random>
 #include <vector>
+
+#include "tests/random_floats.h"
 
 namespace quantd {
 namespace {
-
-std::vector<float> Numbers(int64_t n, uint32_t seed, float spread) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, spread);
-  std::vector<float> values(static_cast<size_t>(n));
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 TEST(SignRoundLoops, GiveTheSameBits) {
   const SignRoundLoops* const* all = AllSignRoundLoops();
@@ -24,8 +17,9 @@ TEST(SignRoundLoops, GiveTheSameBits) {
       for (const GroupRounding& group :
            {GroupRounding{0.02f, 7, 0, 15}, {-0.1f, 0, -4, 3}, {1e-5f, 0, -8, 7}}) {
         SCOPED_TRACE(testing::Message() << (*loops)->isa << " " << n << " " << group.scale);
-        const std::vector<float> values = Numbers(n, 1, 0.1f), gradients = Numbers(n, 2, 1e-3f),
-                                 offsets = Numbers(n, 3, 0.3f);
+        const std::vector<float> values = RandomFloats(n, 1, 0.1f),
+                                 gradients = RandomFloats(n, 2, 1e-3f),
+                                 offsets = RandomFloats(n, 3, 0.3f);
         std::vector<float> found(n), expected(n);
         (*loops)->round(group, values.data(), offsets.data(), n, found.data());
         all[0]->round(group, values.data(), offsets.data(), n, expected.data());

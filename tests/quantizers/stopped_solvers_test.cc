@@ -4,11 +4,11 @@
 
 #include <atomic>
 #include <map>
-#include <random>
 
 #include "core/parallel.h"
 #include "quantizers/codecs/gguf/blocks.h"
 #include "quantizers/method.h"
+#include "tests/random_floats.h"
 
 namespace quantd {
 namespace {
@@ -16,10 +16,7 @@ namespace {
 constexpr int64_t kRows = 512, kCols = 1024;
 
 Tensor SomeWeight() {
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal(0, 0.02f);
-  std::vector<float> values(kRows * kCols);
-  for (float& value : values) value = normal(random);
+  const std::vector<float> values = RandomFloats(kRows * kCols, 1, 0.02f);
   return ConvertTensor(TensorOf<float>(DType::kF32, {kRows, kCols}, std::span<const float>(values)),
                        DType::kBF16);
 }
