@@ -76,12 +76,10 @@ const BFloat16Product& Selected() {
   return chosen != nullptr ? *chosen : VariantsOfThisCpu().best();
 }
 
-// The next part of C comes from afar: asked for while this one is multiplied.
-void Prefetch(const float* c, int64_t c_stride, int64_t rows) {
-  for (int64_t r = 0; r < rows; ++r, c += c_stride) {
-    __builtin_prefetch(c, 1);
-    __builtin_prefetch(c + 16, 1);
-  }
+// The next slice of `inner`, all of about one size.
+int64_t SliceOf(int64_t inner, int64_t most) {
+  const int64_t slices = (inner + most - 1) / most;
+  return (inner + slices * kChain - 1) / (slices * kChain) * kChain;
 }
 
 // C of a part of the range = or += the product, one slice after the other, by the calling thread.
@@ -90,18 +88,22 @@ void Fill(const BFloat16Operand& left, const BFloat16Operand& right, const Produ
   const BFloat16Product& product = Selected();
   const int64_t height = product.left_rows, width = product.right_rows;
   const int64_t end_row = part.row + part.rows, end_col = part.col + part.cols;
+  const auto fill_columns = [&](int64_t j, int64_t k, int64_t depth) {
+    for (int64_t i = part.row; i < end_row; i += height) {
+      const PanelPair panels = {left.Panel(range.first + i), right.Panel(j), left.inner(),
+                                right.inner()};
+      product.multiply(panels, k, depth,
+                       {c + i * c_stride + j, c_stride, std::min(height, end_row - i),
+                        std::min(width, end_col - j), add || k > 0});
+    }
+  };
   if (product.begin != nullptr) product.begin();
-  for (int64_t k = 0; k < range.inner; k += product.slice) {
-    const int64_t depth = std::min(product.slice, range.inner - k);
+  const int64_t depth = SliceOf(range.inner, product.depth);
+  const int64_t slice = SliceOf(depth, product.slice);
+  for (int64_t first = 0; first < range.inner; first += depth) {
+    const int64_t end = std::min(first + depth, range.inner);
     for (int64_t j = part.col; j < end_col; j += width) {
-      for (int64_t i = part.row; i < end_row; i += height) {
-        if (i + height < end_row) Prefetch(c + (i + height) * c_stride + j, c_stride, height);
-        const PanelPair panels = {left.Panel(range.first + i), right.Panel(j), left.inner(),
-                                  right.inner()};
-        product.multiply(panels, k, depth,
-                         {c + i * c_stride + j, c_stride, std::min(height, end_row - i),
-                          std::min(width, end_col - j), add || k > 0});
-      }
+      for (int64_t k = first; k < end; k += slice) fill_columns(j, k, std::min(slice, end - k));
     }
   }
   if (product.end != nullptr) product.end();

@@ -72,7 +72,9 @@ struct PanelOfC {
 struct BFloat16Product {
   const char* isa;
   int64_t left_rows, right_rows;  // of a panel
-  int64_t slice;                  // of the inner dimension, to multiply at a time
+  // Of the inner dimension: of a right panel what the first cache holds, of the left panels of a
+  // task what the second does. To multiply at a time.
+  int64_t slice, depth;
   int64_t (*panel_bytes)(ProductSide side, int64_t inner);
   // One panel of the first `rows` of `from`, zeros where there are no more.
   void (*pack)(ProductSide side, const MatrixOperand& from, int64_t rows, int64_t inner,

@@ -84,11 +84,14 @@ class Sequence {
   };
   struct Block {
     int64_t first, count, keys;
+    int64_t
+        stride;  // of its rows of scores: whole vectors, and one more, lest rows share cache sets
   };
 
   Block At(int64_t block) const {
     const int64_t first = block * kQueries, count = std::min(kQueries, tokens_ - first);
-    return {first, count, shape_.causal ? first + count : tokens_};
+    const int64_t keys = shape_.causal ? first + count : tokens_;
+    return {first, count, keys, (keys + kRowLanes - 1) / kRowLanes * kRowLanes + kRowLanes};
   }
   MatrixOperand OfKeys(const float* x, int64_t kv_head) const {
     return {x + kv_head * dim_, shape_.kv_heads * dim_, 1};
@@ -99,17 +102,17 @@ class Sequence {
   int64_t width() const { return shape_.heads * dim_; }
   float scale() const { return static_cast<float>(1 / std::sqrt(static_cast<double>(dim_))); }
 
-  // weights [count, keys]: scores, then row(i, scores, visible) of every query; zeros beyond.
+  // weights [count, stride]: scores, then row(i, scores, visible) of every query; zeros beyond.
   template <class Row>
   void Weights(int64_t head, const Block& at, FloatBuffer& weights, const Row& row) const {
     thread_local Factor queries;
-    weights.resize(static_cast<size_t>(at.count * at.keys));
+    weights.resize(static_cast<size_t>(at.count * at.stride));
     queries.Set(shape_, ProductSide::kLeft, {q_ + at.first * width() + head * dim_, width(), 1},
                 at.count, dim_);
     Factor::Multiply(shape_, queries, KeysOf(head).rows, {0, at.count, at.keys, dim_}, false,
-                     weights.data(), at.keys);
+                     weights.data(), at.stride);
     for (int64_t i = 0; i < at.count; ++i) {
-      float* scores = weights.data() + i * at.keys;
+      float* scores = weights.data() + i * at.stride;
       const int64_t visible = shape_.causal ? at.first + i + 1 : at.keys;
       row(i, scores, visible);
       std::fill(scores + visible, scores + at.keys, 0.0f);
@@ -132,7 +135,7 @@ void Sequence::Forward(int64_t head, int64_t block, float* out, float* softmax) 
     to[0] = terms.top;
     to[1] = terms.inverse;
   });
-  left.Set(shape_, ProductSide::kLeft, {weights.data(), at.keys, 1}, at.count, at.keys);
+  left.Set(shape_, ProductSide::kLeft, {weights.data(), at.stride, 1}, at.count, at.keys);
   Factor::Multiply(shape_, left, KeysOf(head).values, {0, at.count, dim_, at.keys}, false,
                    out + at.first * width() + head * dim_, width());
 }
@@ -149,7 +152,7 @@ void Sequence::Backward(int64_t head, int64_t block, const AttentionPass& pass, 
   });
   const MatrixOperand d_rows = {d_out + offset, width(), 1};
   // dV += W^T dO
-  left.Set(shape_, ProductSide::kLeft, MatrixOperand{weights.data(), at.keys, 1}.Transposed(),
+  left.Set(shape_, ProductSide::kLeft, MatrixOperand{weights.data(), at.stride, 1}.Transposed(),
            at.keys, at.count);
   right.Set(shape_, ProductSide::kRight, d_rows.Transposed(), dim_, at.count);
   Factor::Multiply(shape_, left, right, {0, at.keys, dim_, at.count}, true, d_v, dim_);
@@ -157,17 +160,16 @@ void Sequence::Backward(int64_t head, int64_t block, const AttentionPass& pass, 
   d_scores.resize(weights.size());
   left.Set(shape_, ProductSide::kLeft, d_rows, at.count, dim_);
   Factor::Multiply(shape_, left, KeysOf(head).values, {0, at.count, at.keys, dim_}, false,
-                   d_scores.data(), at.keys);
+                   d_scores.data(), at.stride);
   for (int64_t i = 0; i < at.count; ++i) {
-    double sum = 0;  // of the weights' gradients under the weights
-    const float* out = pass.out + offset + i * width();
-    const float* d_row = d_out + offset + i * width();
-    for (int64_t d = 0; d < dim_; ++d) sum += static_cast<double>(out[d]) * d_row[d];
-    ScoreGradientRow(scale(), weights.data() + i * at.keys, static_cast<float>(sum), at.keys,
-                     d_scores.data() + i * at.keys);
+    const int64_t row = offset + i * width();
+    // Of the weights' gradients under the weights.
+    const float mean = DotRow(pass.out + row, d_out + row, dim_);
+    ScoreGradientRow(scale(), weights.data() + i * at.stride, mean, at.keys,
+                     d_scores.data() + i * at.stride);
   }
   // dQ = dS K
-  const MatrixOperand d_rows_of_scores = {d_scores.data(), at.keys, 1};
+  const MatrixOperand d_rows_of_scores = {d_scores.data(), at.stride, 1};
   left.Set(shape_, ProductSide::kLeft, d_rows_of_scores, at.count, at.keys);
   Factor::Multiply(shape_, left, KeysOf(head).columns, {0, at.count, dim_, at.keys}, false,
                    d_q + offset, width());
@@ -232,18 +234,17 @@ void AttendBackward(const AttentionShape& shape, int64_t tokens, const Attention
   ParallelFor(shape.heads * kParts, backward,
               static_cast<double>(5 * tokens * tokens * dim / kParts) / 2e10);
   // A key's gradients are sums over the heads of its group, in order.
+  const auto add = [&](const FloatBuffer& sums, int64_t token, int64_t kv_head, float* to) {
+    std::fill_n(to, dim, 0.0f);
+    for (int64_t p = kv_head * group * kParts; p < (kv_head + 1) * group * kParts; ++p) {
+      const float* from = sums.data() + p * size + token * dim;
+      for (int64_t d = 0; d < dim; ++d) to[d] += from[d];
+    }
+  };
   ForRows(tokens, [&](int64_t first, int64_t count) {
     for (int64_t row = first * shape.kv_heads; row < (first + count) * shape.kv_heads; ++row) {
-      const int64_t t = row / shape.kv_heads, kv_head = row % shape.kv_heads;
-      for (int64_t d = 0; d < dim; ++d) {
-        float by_key = 0, by_value = 0;
-        for (int64_t p = kv_head * group * kParts; p < (kv_head + 1) * group * kParts; ++p) {
-          by_key += keys[static_cast<size_t>(p * size + t * dim + d)];
-          by_value += values[static_cast<size_t>(p * size + t * dim + d)];
-        }
-        d_k[row * dim + d] = by_key;
-        d_v[row * dim + d] = by_value;
-      }
+      add(keys, row / shape.kv_heads, row % shape.kv_heads, d_k + row * dim);
+      add(values, row / shape.kv_heads, row % shape.kv_heads, d_v + row * dim);
     }
   });
 }

@@ -11,13 +11,14 @@
 namespace quantd::calibration {
 namespace {
 
-void AddTo(FloatBuffer& sum, const FloatBuffer& term) {
+void Add(const FloatBuffer& a, const FloatBuffer& b, FloatBuffer& sum) {
   constexpr int64_t kTask = 1 << 14;
-  const auto size = static_cast<int64_t>(sum.size());
+  const auto size = static_cast<int64_t>(a.size());
+  sum.resize(a.size());
   ParallelFor((size + kTask - 1) / kTask,
               [&](int64_t task) {
                 const int64_t end = std::min(size, (task + 1) * kTask);
-                for (int64_t i = task * kTask; i < end; ++i) sum[i] += term[i];
+                for (int64_t i = task * kTask; i < end; ++i) sum[i] = a[i] + b[i];
               },
               1e-5);
 }
@@ -213,8 +214,7 @@ void DenseBlock::MlpPart(BlockPass& pass, BlockValue until) {
   FloatBuffer& input = pass[BlockValue::kMlpInput];
   const bool from_hidden = !pass[BlockValue::kMlpHidden].empty();
   if (after_attention.empty() && input.empty() && !from_hidden) {
-    after_attention = pass[BlockValue::kInput];
-    AddTo(after_attention, pass[BlockValue::kAttentionOutput]);
+    Add(pass[BlockValue::kInput], pass[BlockValue::kAttentionOutput], after_attention);
   }
   if (until == BlockValue::kAfterAttention) return;
   // Encoders take the MLP's residual after the norm.
@@ -229,12 +229,12 @@ void DenseBlock::MlpPart(BlockPass& pass, BlockValue until) {
   hidden_.Set(pass[BlockValue::kMlpHidden].data(), pass.tokens, config_.intermediate_size);
   Apply(names_.down, hidden_, pass[BlockValue::kMlpOutput]);
   if (until == BlockValue::kMlpOutput) return;
-  pass.after_mlp = is_encoder() ? input : after_attention;
-  AddTo(pass.after_mlp, pass[BlockValue::kMlpOutput]);
+  const FloatBuffer& output = pass[BlockValue::kMlpOutput];
   if (is_encoder()) {
+    Add(input, output, pass.after_mlp);
     Normalize(names_.mlp_norm, pass.after_mlp, pass.tokens, pass[BlockValue::kOutput]);
   } else {
-    pass[BlockValue::kOutput] = pass.after_mlp;
+    Add(after_attention, output, pass[BlockValue::kOutput]);
   }
 }
 

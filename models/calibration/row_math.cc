@@ -11,7 +11,7 @@
 namespace quantd::calibration {
 namespace {
 
-constexpr int kLanes = 16;  // partial sums of a row, added in order: part of the result
+constexpr int64_t kLanes = kRowLanes;  // partial sums of a row, added in order: part of the result
 constexpr float kGeluScale = 1.5957691216f;  // 2 sqrt(2/pi)
 
 struct Moments {
@@ -70,6 +70,8 @@ SoftmaxTerms SoftmaxRow(float scale, float* x, int64_t n) { return Loops().softm
 void SoftmaxRow(float scale, const SoftmaxTerms& terms, float* x, int64_t n) {
   Loops().softmax_again(scale, terms, x, n);
 }
+
+float DotRow(const float* a, const float* b, int64_t n) { return Loops().dot(a, b, n); }
 
 void ScoreGradientRow(float scale, const float* weights, float mean, int64_t n, float* d) {
   Loops().score_gradient(scale, weights, mean, n, d);

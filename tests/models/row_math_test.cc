@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -63,7 +64,10 @@ TEST(RowMath, NormsAreTheSameBits) {
 
 TEST(RowMath, SoftmaxIsTheSameBitsAndComesAgain) {
   ForVariants([](const RowLoops& loops, const RowLoops& plain, int64_t n) {
-    const std::vector<float> scores = RandomFloats(n, 8, 30);
+    // Whole vectors, of which the entries behind n become zeros.
+    const int64_t whole = (n + kRowLanes - 1) / kRowLanes * kRowLanes;
+    std::vector<float> scores = RandomFloats(whole, 8, 30);
+    std::fill(scores.begin() + n, scores.end(), 1000.0f);
     std::vector<float> found = scores, expected = scores, again = scores;
     const SoftmaxTerms terms = loops.softmax(0.125f, found.data(), n);
     const SoftmaxTerms plain_terms = plain.softmax(0.125f, expected.data(), n);
@@ -72,6 +76,7 @@ TEST(RowMath, SoftmaxIsTheSameBitsAndComesAgain) {
     EXPECT_EQ(terms.inverse, plain_terms.inverse);
     loops.softmax_again(0.125f, terms, again.data(), n);
     EXPECT_EQ(again, expected);
+    EXPECT_TRUE(std::all_of(found.begin() + n, found.end(), [](float w) { return w == 0; }));
     double sum = 0;
     for (const float weight : found) sum += weight;
     EXPECT_NEAR(sum, 1, 1e-5);  // float32 weights, added up
@@ -79,6 +84,7 @@ TEST(RowMath, SoftmaxIsTheSameBitsAndComesAgain) {
     loops.score_gradient(0.125f, found.data(), 0.3f, n, d.data());
     plain.score_gradient(0.125f, found.data(), 0.3f, n, expected_d.data());
     EXPECT_EQ(d, expected_d);
+    EXPECT_EQ(loops.dot(scores.data(), found.data(), n), plain.dot(scores.data(), found.data(), n));
   });
 }
 
