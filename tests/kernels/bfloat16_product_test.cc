@@ -88,7 +88,7 @@ TEST(BFloat16Product, IsItsDefinitionInEveryVariantAndArrangement) {
 }
 
 TEST(BFloat16Product, OverwritesInEveryVariant) {
-  constexpr int64_t kRows = 45, kCols = 70, kInner = 1100;  // more than a slice of any variant
+  constexpr int64_t kRows = 45, kCols = 70, kInner = 1700;  // more than the depth of any variant
   const std::vector<float> a = Numbers(kRows * kInner, 5), b = Numbers(kInner * kCols, 6);
   std::vector<float> expected(kRows * kCols);
   for (int64_t i = 0; i < kRows; ++i) {
