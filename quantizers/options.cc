@@ -115,6 +115,14 @@ absl::StatusOr<std::string> Check(const OptionSpec& spec, absl::string_view valu
 
 }  // namespace
 
+OptionSpec ModulesToNotConvertSpec() {
+  return {"modules_to_not_convert",
+          OptionSpec::Type::kStringList,
+          "",
+          "modules to keep; unset: lm_head, tied weights, the last module",
+          {}};
+}
+
 absl::StatusOr<Options> Options::Parse(const std::vector<OptionSpec>& specs,
                                        const std::map<std::string, std::string>& values) {
   Options options;
@@ -158,6 +166,11 @@ std::vector<std::string> Options::StringList(absl::string_view name) const {
     if (!item.empty()) items.emplace_back(item);
   }
   return items;
+}
+
+std::optional<std::vector<std::string>> Options::OptionalStringList(absl::string_view name) const {
+  if (!IsSet(name)) return std::nullopt;
+  return StringList(name);
 }
 
 bool Options::IsSet(absl::string_view name) const {

@@ -23,6 +23,9 @@ struct OptionSpec {
   std::vector<std::string> allowed;  // texts; empty: any of the type
 };
 
+// That of the modules to keep, where upstream's default is Transformers' automatic list.
+OptionSpec ModulesToNotConvertSpec();
+
 class Options {
  public:
   Options() = default;
@@ -38,6 +41,8 @@ class Options {
   const std::string& String(absl::string_view name) const;
   std::vector<std::string> StringList(absl::string_view name) const;  // comma separated
   bool IsSet(absl::string_view name) const;                           // given in the request
+  // Without a value unless it is given in the request.
+  std::optional<std::vector<std::string>> OptionalStringList(absl::string_view name) const;
 
  private:
   std::map<std::string, std::string> values_;

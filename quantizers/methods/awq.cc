@@ -143,9 +143,7 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& given) {
   config.group_size = given.Int("group_size");
   config.zero_point = given.Bool("zero_point");
   config.version = *AwqVersionNamed(given.String("version"));
-  if (given.IsSet("modules_to_not_convert")) {
-    config.modules_to_not_convert = given.StringList("modules_to_not_convert");
-  }
+  config.modules_to_not_convert = given.OptionalStringList("modules_to_not_convert");
   AwqOptions options;
   options.apply_scale = given.Bool("apply_scale");
   options.duo_scaling = given.Bool("duo_scaling");

@@ -64,9 +64,7 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   config.quantization_mode = options.String("quantization_mode");
   config.use_rms_norm = options.Bool("use_rms_norm");
   config.rms_norm_eps = options.Float("rms_norm_eps");
-  if (options.IsSet("modules_to_not_convert")) {
-    config.modules_to_not_convert = options.StringList("modules_to_not_convert");
-  }
+  config.modules_to_not_convert = options.OptionalStringList("modules_to_not_convert");
   RETURN_IF_ERROR(CheckBitNetConfig(config));
   return std::make_unique<BitNetRecipe>(std::move(config));
 }
@@ -98,11 +96,7 @@ Method BitNetMethod() {
        {"offline", "online"}},
       {"use_rms_norm", Type::kBool, "false", "every layer normalizes its inputs", {}},
       {"rms_norm_eps", Type::kFloat, "1e-6", "epsilon of that norm", {}},
-      {"modules_to_not_convert",
-       Type::kStringList,
-       "",
-       "modules to keep; unset: lm_head, tied weights, the last module",
-       {}},
+      ModulesToNotConvertSpec(),
   };
   method.make = FromOptions;
   method.from_config = FromConfig;

@@ -123,9 +123,7 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   config.bnb_4bit_compute_dtype = options.String("bnb_4bit_compute_dtype");
   config.bnb_4bit_quant_storage = options.String("bnb_4bit_quant_storage");
   config.llm_int8_threshold = options.Float("llm_int8_threshold");
-  if (options.IsSet("llm_int8_skip_modules")) {
-    config.llm_int8_skip_modules = options.StringList("llm_int8_skip_modules");
-  }
+  config.llm_int8_skip_modules = options.OptionalStringList("llm_int8_skip_modules");
   return MakeBitsAndBytes(std::move(config), options.Int("bnb_4bit_blocksize"));
 }
 

@@ -50,9 +50,7 @@ class EetqRecipe : public Recipe {
 
 absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   EetqConfig config;
-  if (options.IsSet("modules_to_not_convert")) {
-    config.modules_to_not_convert = options.StringList("modules_to_not_convert");
-  }
+  config.modules_to_not_convert = options.OptionalStringList("modules_to_not_convert");
   RETURN_IF_ERROR(CheckEetqConfig(config));
   return std::make_unique<EetqRecipe>(std::move(config));
 }
@@ -73,11 +71,7 @@ Method EetqMethod() {
   method.upstream = "Transformers 5.23 with EETQ 465e9726 (NVIDIA only)";
   method.options = {
       {"weights", Type::kString, "int8", "the type of the codes", {"int8"}},
-      {"modules_to_not_convert",
-       Type::kStringList,
-       "",
-       "modules to keep; unset: lm_head, tied weights, the last module",
-       {}},
+      ModulesToNotConvertSpec(),
   };
   method.make = FromOptions;
   method.from_config = FromConfig;

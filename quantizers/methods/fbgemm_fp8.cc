@@ -45,9 +45,7 @@ class FbgemmRecipe : public Recipe {
 absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   FbgemmFp8Config config;
   config.activation_scale_ub = options.Float("activation_scale_ub");
-  if (options.IsSet("modules_to_not_convert")) {
-    config.modules_to_not_convert = options.StringList("modules_to_not_convert");
-  }
+  config.modules_to_not_convert = options.OptionalStringList("modules_to_not_convert");
   RETURN_IF_ERROR(CheckFbgemmFp8Config(config));
   return std::make_unique<FbgemmRecipe>(std::move(config));
 }
@@ -72,11 +70,7 @@ Method FbgemmFp8Method() {
        "1200.0",
        "bound of the inputs' absmax; written to config.json",
        {}},
-      {"modules_to_not_convert",
-       Type::kStringList,
-       "",
-       "modules to keep; unset: lm_head, tied weights, the last module",
-       {}},
+      ModulesToNotConvertSpec(),
   };
   method.make = FromOptions;
   method.from_config = FromConfig;

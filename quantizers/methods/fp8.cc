@@ -121,9 +121,7 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   RETURN_IF_ERROR(ReadTile(options, &config.tile));
   config.scale_fmt = options.String("scale_fmt");
   config.activation_scheme = options.String("activation_scheme");
-  if (options.IsSet("modules_to_not_convert")) {
-    config.modules_to_not_convert = options.StringList("modules_to_not_convert");
-  }
+  config.modules_to_not_convert = options.OptionalStringList("modules_to_not_convert");
   return MakeFp8(std::move(config));
 }
 
@@ -158,11 +156,7 @@ Method FineGrainedFp8Method() {
        "dynamic",
        "how upstream scales inputs: as they come, or with one scale of a calibration",
        {"dynamic", "static"}},
-      {"modules_to_not_convert",
-       Type::kStringList,
-       "",
-       "modules to keep; unset: lm_head, tied weights, the last module",
-       {}},
+      ModulesToNotConvertSpec(),
   };
   method.make = FromOptions;
   method.from_config = FromConfig;

@@ -103,9 +103,7 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   config.p = static_cast<int>(options.Int("p"));
   config.group_size = options.Int("group_size");
   config.hadamard_size = options.Int("hadamard_size");
-  if (options.IsSet("modules_to_not_convert")) {
-    config.modules_to_not_convert = options.StringList("modules_to_not_convert");
-  }
+  config.modules_to_not_convert = options.OptionalStringList("modules_to_not_convert");
   RETURN_IF_ERROR(CheckHiggsConfig(config));
   return std::make_unique<HiggsRecipe>(std::move(config), *DTypeFromTorch(options.String("dtype")));
 }
@@ -134,11 +132,7 @@ std::vector<OptionSpec> HiggsOptions() {
        "512",
        "columns that are rotated together: a power of two that divides the columns",
        {}},
-      {"modules_to_not_convert",
-       Type::kStringList,
-       "",
-       "modules to keep; unset: lm_head, tied weights, the last module",
-       {}},
+      ModulesToNotConvertSpec(),
       {"dtype",
        Type::kString,
        "float16",

@@ -88,9 +88,7 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   MetalConfig config;
   config.bits = static_cast<int>(options.Int("bits"));
   config.group_size = options.Int("group_size");
-  if (options.IsSet("modules_to_not_convert")) {
-    config.modules_to_not_convert = options.StringList("modules_to_not_convert");
-  }
+  config.modules_to_not_convert = options.OptionalStringList("modules_to_not_convert");
   RETURN_IF_ERROR(CheckMetalConfig(config));
   return std::make_unique<MetalRecipe>(std::move(config));
 }
@@ -112,11 +110,7 @@ Method MetalMethod() {
   method.options = {
       {"bits", Type::kInt, "4", "bits of a weight", {"2", "4", "8"}},
       {"group_size", Type::kInt, "64", "columns that share scale and bias", {}},
-      {"modules_to_not_convert",
-       Type::kStringList,
-       "",
-       "modules to keep; unset: lm_head, tied weights, the last module",
-       {}},
+      ModulesToNotConvertSpec(),
   };
   method.bits_option = "bits";
   method.group_size_option = "group_size";

@@ -110,12 +110,9 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
     return absl::UnimplementedError(
         "quanto: activations: quantized activations are not supported; expected none");
   }
-  const auto list = [&](absl::string_view name) -> std::optional<std::vector<std::string>> {
-    if (!options.IsSet(name)) return std::nullopt;
-    return options.StringList(name);
-  };
-  config.modules_to_not_convert = list("modules_to_not_convert");
-  NamePatterns patterns{list("include"), list("exclude")};
+  config.modules_to_not_convert = options.OptionalStringList("modules_to_not_convert");
+  NamePatterns patterns{options.OptionalStringList("include"),
+                        options.OptionalStringList("exclude")};
   if (config.modules_to_not_convert && (patterns.include || patterns.exclude)) {
     return absl::InvalidArgumentError(
         "quanto: modules_to_not_convert is Transformers' way, include and exclude are quanto's "
@@ -154,11 +151,7 @@ std::vector<OptionSpec> QuantoOptions() {
        "none",
        "quantized activations need calibration",
        {"none", "int8", "float8"}},
-      {"modules_to_not_convert",
-       Type::kStringList,
-       "",
-       "modules to keep; unset: lm_head, tied weights, the last module",
-       {}},
+      ModulesToNotConvertSpec(),
       {"include", Type::kStringList, "", "patterns of the only modules to quantize", {}},
       {"exclude",
        Type::kStringList,

@@ -69,9 +69,7 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   SinqConfig config;
   config.spec.bits = static_cast<int>(options.Int("nbits"));
   config.spec.group_size = options.Int("group_size");
-  if (options.IsSet("modules_to_not_convert")) {
-    config.modules_to_not_convert = options.StringList("modules_to_not_convert");
-  }
+  config.modules_to_not_convert = options.OptionalStringList("modules_to_not_convert");
   RETURN_IF_ERROR(CheckSinqConfig(config));
   return RecipeOf(std::move(config));
 }

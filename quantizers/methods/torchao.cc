@@ -200,9 +200,7 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
   }
   RETURN_IF_ERROR(ApplyBits(options, &request));
   if (options.IsSet("group_size")) request.group_size = options.Int("group_size");
-  if (options.IsSet("modules_to_not_convert")) {
-    request.modules_to_not_convert = options.StringList("modules_to_not_convert");
-  }
+  request.modules_to_not_convert = options.OptionalStringList("modules_to_not_convert");
   request.include_input_output_embeddings = options.Bool("include_input_output_embeddings");
   ASSIGN_OR_RETURN(const std::string json, TorchAoRequestJson(request));
   return FromConfig(json);
@@ -281,11 +279,7 @@ std::vector<OptionSpec> LayoutOptions() {
 std::vector<OptionSpec> ModuleOptions() {
   using Type = OptionSpec::Type;
   return {
-      {"modules_to_not_convert",
-       Type::kStringList,
-       "",
-       "modules to keep; unset: lm_head, tied weights, the last module",
-       {}},
+      ModulesToNotConvertSpec(),
       {"include_input_output_embeddings",
        Type::kBool,
        "false",
