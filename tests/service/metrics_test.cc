@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <map>
+#include <memory>
+#include <string>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -49,68 +51,66 @@ class MetricsTest : public ServerTest {
   void SetUp() override {
     config_.metrics_listen = "127.0.0.1:0";
     ServerTest::SetUp();
+    inference_ = pb::InferenceService::NewStub(channel_);
   }
+
+  void LoadTiny() {
+    pb::LoadModelRequest request;
+    request.set_name("tiny");
+    pb::Model model;
+    grpc::ClientContext context;
+    ASSERT_TRUE(pb::ModelService::NewStub(channel_)->LoadModel(&context, request, &model).ok());
+  }
+
+  // A stream of tokens, whatever they are.
+  auto Generate(grpc::ClientContext& context, int64_t tokens) {
+    pb::GenerateRequest request;
+    request.set_model("tiny");
+    request.mutable_tokens()->add_ids(1);
+    request.set_max_tokens(tokens);
+    request.set_ignore_eos(true);
+    return inference_->Generate(&context, request);
+  }
+
+  double Series(const std::string& name) { return Scrape(server_->metrics_port()).at(name); }
+
+  std::unique_ptr<pb::InferenceService::Stub> inference_;
 };
 
 TEST_F(MetricsTest, BatchesAndCachesOfAModel) {
-  const auto models = pb::ModelService::NewStub(channel_);
-  pb::LoadModelRequest load;
-  load.set_name("tiny");
-  pb::Model model;
-  grpc::ClientContext load_context;
-  ASSERT_TRUE(models->LoadModel(&load_context, load, &model).ok());
-  std::map<std::string, double> series = Scrape(server_->metrics_port());
-  EXPECT_EQ(series.at(R"(quantd_batch_size_count{model="tiny"})"), 0);
-  EXPECT_EQ(series.at(R"(quantd_kv_cache_usage_ratio{model="tiny"})"), 0);
-
-  const auto inference = pb::InferenceService::NewStub(channel_);
-  pb::GenerateRequest request;
-  request.set_model("tiny");
-  request.mutable_tokens()->add_ids(1);
-  request.set_max_tokens(64);
-  request.set_ignore_eos(true);
+  ASSERT_NO_FATAL_FAILURE(LoadTiny());
+  EXPECT_EQ(Series(R"(quantd_batch_size_count{model="tiny"})"), 0);
+  EXPECT_EQ(Series(R"(quantd_kv_cache_usage_ratio{model="tiny"})"), 0);
   grpc::ClientContext context;
-  auto reader = inference->Generate(&context, request);
+  const auto reader = Generate(context, 64);
   pb::GenerateResponse response;
   ASSERT_TRUE(reader->Read(&response));
   while (reader->Read(&response)) {
   }
   ASSERT_TRUE(reader->Finish().ok());
-  series = Scrape(server_->metrics_port());
   // One sequence alone: a step for each token.
-  EXPECT_EQ(series.at(R"(quantd_batch_size_bucket{model="tiny",le="1"})"), 64);
-  EXPECT_EQ(series.at(R"(quantd_batch_size_bucket{model="tiny",le="+Inf"})"), 64);
-  EXPECT_EQ(series.at(R"(quantd_batch_size_count{model="tiny"})"), 64);
-  EXPECT_EQ(series.at(R"(quantd_batch_size_sum{model="tiny"})"), 64);
+  EXPECT_EQ(Series(R"(quantd_batch_size_bucket{model="tiny",le="1"})"), 64);
+  EXPECT_EQ(Series(R"(quantd_batch_size_bucket{model="tiny",le="+Inf"})"), 64);
+  EXPECT_EQ(Series(R"(quantd_batch_size_count{model="tiny"})"), 64);
+  EXPECT_EQ(Series(R"(quantd_batch_size_sum{model="tiny"})"), 64);
 }
 
 // A stream that nobody reads holds its cache.
 TEST_F(MetricsTest, AReservedCacheIsInUse) {
-  const auto models = pb::ModelService::NewStub(channel_);
-  pb::LoadModelRequest load;
-  load.set_name("tiny");
-  pb::Model model;
-  grpc::ClientContext load_context;
-  ASSERT_TRUE(models->LoadModel(&load_context, load, &model).ok());
-  const auto inference = pb::InferenceService::NewStub(channel_);
-  pb::GenerateRequest request;
-  request.set_model("tiny");
-  request.mutable_tokens()->add_ids(1);
-  request.set_max_tokens(100000);
-  request.set_ignore_eos(true);
+  ASSERT_NO_FATAL_FAILURE(LoadTiny());
   grpc::ClientContext context;
-  auto reader = inference->Generate(&context, request);
+  const auto reader = Generate(context, 100000);
   pb::GenerateResponse response;
   ASSERT_TRUE(reader->Read(&response));
   const std::string usage = R"(quantd_kv_cache_usage_ratio{model="tiny"})";
   // A full context of the 16 that a model runs at once, while the stream runs.
-  const double in_use = Scrape(server_->metrics_port()).at(usage);
+  const double in_use = Series(usage);
   context.TryCancel();
   while (reader->Read(&response)) {
   }
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
   EXPECT_NEAR(in_use, 1.0 / 16, 1e-9);
-  while (Scrape(server_->metrics_port()).at(usage) > 0) {
+  while (Series(usage) > 0) {
   }
 }
 
