@@ -60,8 +60,14 @@ absl::StatusOr<ParameterList> DecoderParameters(const ModelConfig& config,
   }
   list.used.push_back({absl::StrCat(prefix, "norm.weight"), {config.hidden_size}});
   list.used.push_back({"lm_head.weight", table, config.tie_word_embeddings});
-  // Buffers of older checkpoints, computed here.
+  // Buffers of older checkpoints, computed here; the scales of a quantized cache (compressed-tensors'
+  // kv_cache_scheme), which ours is not.
   list.ignored = {".rotary_emb.", ".masked_bias"};
+  for (const char* projection : {"q", "k", "v"}) {
+    for (const char* part : {"_scale", "_zero_point"}) {
+      list.ignored.push_back(absl::StrCat(".self_attn.", projection, part));
+    }
+  }
   return list;
 }
 

@@ -76,6 +76,13 @@ TEST(CheckParameters, IgnoresBuffersOfOldCheckpoints) {
   EXPECT_TRUE(Check(*source).ok());
 }
 
+TEST(CheckParameters, IgnoresScalesOfAQuantizedCache) {
+  const auto source = RandomDecoder(TinyDecoderConfig(), 1);
+  source->SetFloats("model.layers.0.self_attn.k_scale", {1}, {0.01f});
+  source->SetFloats("model.layers.2.self_attn.v_scale", {1}, {0.01f});
+  EXPECT_TRUE(Check(*source).ok());
+}
+
 TEST(ReadMatrix, NamesTensorAndIndexOfNan) {
   const auto source = RandomDecoder(TinyDecoderConfig(), 1);
   std::vector<float> values(97 * 48, 0.5f);

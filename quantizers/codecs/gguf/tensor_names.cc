@@ -144,6 +144,17 @@ int64_t PermutedHeads(const ModelConfig& config, absl::string_view hf_name) {
   return 0;
 }
 
+// Of compressed-tensors' kv_cache_scheme: "self_attn.k_scale".
+bool IsOfAQuantizedCache(absl::string_view hf_name) {
+  const size_t module = hf_name.rfind(".self_attn.");
+  if (module == absl::string_view::npos) return false;
+  absl::string_view name = hf_name.substr(module + strlen(".self_attn."));
+  if (!absl::ConsumeSuffix(&name, "_scale") && !absl::ConsumeSuffix(&name, "_zero_point")) {
+    return false;
+  }
+  return name == "q" || name == "k" || name == "v";
+}
+
 }  // namespace
 
 std::optional<std::string> GgufNameFor(const ModelConfig& config, absl::string_view hf_name) {
@@ -157,7 +168,7 @@ std::optional<std::string> HfNameFor(const ModelConfig& config, absl::string_vie
 }
 
 bool IsLeftOutOfGguf(const ModelConfig& config, absl::string_view hf_name) {
-  if (absl::EndsWith(hf_name, ".rotary_emb.inv_freq")) return true;
+  if (absl::EndsWith(hf_name, ".rotary_emb.inv_freq") || IsOfAQuantizedCache(hf_name)) return true;
   if (!config.is_encoder()) return false;
   absl::ConsumePrefix(&hf_name, "bert.");
   return hf_name == "embeddings.position_ids" || absl::StartsWith(hf_name, "pooler.");

@@ -60,6 +60,8 @@ TEST(TensorNamesTest, TheConverterDropsBuffersAndThePooler) {
   EXPECT_TRUE(IsLeftOutOfGguf(Model("bert"), "embeddings.position_ids"));
   EXPECT_TRUE(IsLeftOutOfGguf(Model("bert"), "bert.pooler.dense.bias"));
   EXPECT_TRUE(IsLeftOutOfGguf(Model("llama"), "model.layers.0.self_attn.rotary_emb.inv_freq"));
+  EXPECT_TRUE(IsLeftOutOfGguf(Model("llama"), "model.layers.0.self_attn.k_scale"));
+  EXPECT_FALSE(IsLeftOutOfGguf(Model("llama"), "model.layers.0.self_attn.k_proj.weight_scale"));
   EXPECT_FALSE(IsLeftOutOfGguf(Model("llama"), "pooler.dense.weight"));
   EXPECT_FALSE(IsLeftOutOfGguf(Model("bert"), "classifier.weight"));
 }
