@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -178,6 +179,17 @@ absl::StatusOr<Chosen> PlanParameters(const ModelSource& source, const Recipe* r
   return chosen;
 }
 
+// Biases of quantized modules are kept as upstream keeps them.
+void ChooseBiasDTypes(const Codec& codec, const Chosen& chosen, JobPlan& plan) {
+  const std::optional<DType> dtype = codec.BiasDType();
+  if (!dtype) return;
+  std::set<std::string> biases;
+  for (const ModuleInfo& module : chosen.quantized) biases.insert(module.name + ".bias");
+  for (PlannedParameter& parameter : plan.parameters) {
+    if (biases.contains(parameter.source.name)) parameter.kept_dtype = *dtype;
+  }
+}
+
 // config.json and the files beside it.
 absl::Status PlanFiles(const ModelSource& source, const Recipe* recipe, const Chosen& chosen,
                        JobPlan& plan) {
@@ -210,6 +222,7 @@ absl::StatusOr<JobPlan> PlanFolderJob(const ModelSource& source, const Recipe* r
   if (recipe != nullptr && recipe->InputDType()) dtype = recipe->InputDType();
   ASSIGN_OR_RETURN(const Chosen chosen, PlanParameters(source, recipe, dtype, plan));
   plan.codec = recipe ? recipe->codec() : nullptr;
+  if (plan.codec != nullptr) ChooseBiasDTypes(*plan.codec, chosen, plan);
   plan.output = source.config();
   if (dtype) plan.output.dtype = *dtype;
   RETURN_IF_ERROR(PlanFiles(source, recipe, chosen, plan));

@@ -25,6 +25,7 @@ class AutoRoundCodec : public Codec {
   // does.
   absl::StatusOr<std::vector<NamedTensor>> Encode(const QuantizedTensor& weight) const override;
   int max_tensors_per_matrix() const override { return 4; }
+  std::optional<DType> BiasDType() const override { return DType::kF16; }
 
  private:
   AutoRoundConfig config_;

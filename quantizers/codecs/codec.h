@@ -6,6 +6,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -70,6 +71,8 @@ class Codec {
   virtual absl::StatusOr<std::vector<NamedTensor>> Encode(const QuantizedTensor& weight) const = 0;
   // Upper bound of tensors that Encode gives for one matrix.
   virtual int max_tensors_per_matrix() const = 0;
+  // What biases of quantized modules are stored in, where that is not the model's dtype.
+  virtual std::optional<DType> BiasDType() const { return std::nullopt; }
   // Texts that the header of every file of the checkpoint must carry, for libraries that rebuild
   // tensors from it.
   virtual std::map<std::string, std::string> HeaderTexts(

@@ -57,6 +57,7 @@ Fp8Layout FbgemmFp8Layout(double upper_bound) {
   layout.inputs.dynamic = true;
   layout.inputs.upper_bound = static_cast<float>(upper_bound);
   layout.inputs.least_scale = 1.0f / (448.0f * 512.0f);
+  layout.bias_dtype = DType::kF32;
   return layout;
 }
 

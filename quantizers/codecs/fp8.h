@@ -12,9 +12,10 @@ struct Fp8Layout {
   absl::string_view quant_method;  // "fp8", "mxfp8", "fbgemm_fp8"
   BlockShape tile;                 // what shares a scale; ragged at the edges
   DType dequantized_dtype = DType::kBF16;
-  absl::string_view scale_name;     // as written
-  DType scale_dtype = DType::kF32;  // as written
-  InputRounding inputs;             // what upstream does to them
+  absl::string_view scale_name;                    // as written
+  DType scale_dtype = DType::kF32;                 // as written
+  InputRounding inputs;                            // what upstream does to them
+  std::optional<DType> bias_dtype = std::nullopt;  // Codec::BiasDType
 };
 
 // Inputs get one stored scale (`static_inputs`), else one for as many columns as a tile has.
@@ -37,6 +38,7 @@ class Fp8Codec : public Codec {
   absl::StatusOr<QuantizedTensor> Decode(const ModuleTensors& tensors) const override;
   absl::StatusOr<std::vector<NamedTensor>> Encode(const QuantizedTensor& weight) const override;
   int max_tensors_per_matrix() const override { return 4; }
+  std::optional<DType> BiasDType() const override { return layout_.bias_dtype; }
 
  private:
   // The local name that holds the scales, by any of its spellings; "" when there is none.

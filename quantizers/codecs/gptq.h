@@ -26,6 +26,7 @@ class GptqCodec : public Codec {
   absl::StatusOr<QuantizedTensor> Decode(const ModuleTensors& tensors) const override;
   absl::StatusOr<std::vector<NamedTensor>> Encode(const QuantizedTensor& weight) const override;
   int max_tensors_per_matrix() const override { return 4; }
+  std::optional<DType> BiasDType() const override { return DType::kF16; }
 
  private:
   GptqConfig config_;

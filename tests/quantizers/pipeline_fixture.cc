@@ -37,13 +37,24 @@ absl::StatusOr<QuantizeReport> PipelineTest::Quantize(
 }
 
 void PipelineTest::Poison(float value) {
+  Rewrite([value](std::string& name, Tensor& tensor) {
+    if (name != "model.layers.0.mlp.up_proj.weight") return;
+    StoreFloats(tensor.dtype, &value, 1, tensor.bytes.data() + 1234 * SizeOf(tensor.dtype));
+  });
+}
+
+void PipelineTest::RenameTensor(const std::string& from, const std::string& to) {
+  Rewrite([&](std::string& name, Tensor&) {
+    if (name == from) name = to;
+  });
+}
+
+void PipelineTest::Rewrite(const std::function<void(std::string& name, Tensor& tensor)>& change) {
   const auto folder = CheckpointFolder::Open(*root_->OpenFolder("tiny"));
   std::vector<std::pair<std::string, Tensor>> tensors;
-  for (const std::string& name : (*folder)->names()) {
+  for (std::string name : (*folder)->names()) {
     Tensor tensor = *(*folder)->Read(name);
-    if (name == "model.layers.0.mlp.up_proj.weight") {
-      StoreFloats(tensor.dtype, &value, 1, tensor.bytes.data() + 1234 * SizeOf(tensor.dtype));
-    }
+    change(name, tensor);
     tensors.emplace_back(name, std::move(tensor));
   }
   const std::vector<std::byte> bytes = *SerializeSafetensors(tensors, {});

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -28,6 +29,7 @@ class PipelineTest : public testing::Test {
                                           OutputOptions output);
   // Puts `value` at element 1234 of model.layers.0.mlp.up_proj.weight.
   void Poison(float value);
+  void RenameTensor(const std::string& from, const std::string& to);
 
   // Every file under a folder (or the one file), by relative name.
   std::map<std::string, std::string> Read(const std::string& name) const;
@@ -36,6 +38,10 @@ class PipelineTest : public testing::Test {
   std::filesystem::path path_;
   std::shared_ptr<const ModelRoot> root_;
   JobControl control_;
+
+ private:
+  // Writes the model's tensors as `change` leaves them.
+  void Rewrite(const std::function<void(std::string& name, Tensor& tensor)>& change);
 };
 
 }  // namespace quantd

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <tuple>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -36,6 +37,23 @@ TEST_F(PipelineTest, WritesACheckpointThatOpensAgain) {
   ASSERT_TRUE(weight.ok()) << weight.status();
   EXPECT_TRUE(std::holds_alternative<QuantizedTensor>(*weight));
   EXPECT_TRUE(std::holds_alternative<Tensor>(*(*source)->Read("lm_head.weight")));
+}
+
+// Whatever the model's dtype is, bfloat16 here.
+TEST_F(PipelineTest, BiasesAreStoredAsUpstreamStoresThem) {
+  RenameTensor("model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.o_proj.bias");
+  const std::tuple<std::string, std::map<std::string, std::string>, DType> methods[] = {
+      {"autoround", {{"iters", "0"}}, DType::kF16},
+      {"fbgemm_fp8", {}, DType::kF32},
+      {"compressed-tensors", {{"scheme", "W4A16"}}, DType::kBF16}};
+  for (const auto& [method, options, dtype] : methods) {
+    const auto report = Quantize(method, options, {.name = method});
+    ASSERT_TRUE(report.ok()) << report.status();
+    const auto folder = CheckpointFolder::Open(*root_->OpenFolder(method));
+    ASSERT_TRUE(folder.ok()) << folder.status();
+    EXPECT_EQ((*folder)->Find("model.layers.0.self_attn.o_proj.bias")->dtype, dtype) << method;
+    EXPECT_EQ((*folder)->Find("model.norm.weight")->dtype, DType::kBF16) << method;
+  }
 }
 
 // torchao's loader takes the texts of whichever shard it reads last.
