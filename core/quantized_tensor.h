@@ -145,6 +145,9 @@ struct QuantizedTensor {
   std::vector<float> column_offset;  // [cols] in the inputs' order, or empty for 0
   // Upstream computes in `dequantized_dtype`: difference, product and sum are each rounded to it.
   bool rounds_each_step = false;
+  // Upstream returns the dtype that the model is loaded in, of which `dequantized_dtype` is only
+  // the usual one: loaded as float32, it rounds nothing.
+  bool follows_loaded_dtype = false;
   std::optional<NestedScales> nested;
 
   InputTransform input;

@@ -179,13 +179,14 @@ std::optional<float> TakeScale(const PackOptions& options, Weight& weight) {
   return DivisorOf(factor);
 }
 
-// Exact compute takes the sums of a codebook's vectors as they are: upstream rounds them only
-// because its parameters are halves, and not where they are float32.
-void KeepVectorSums(const PackOptions& options, Weight& weight) {
+// Exact compute takes as they are what upstream does not round where it is loaded as float32: the
+// sums of a codebook's vectors, which are halves only because its parameters are, and what takes
+// the model's dtype.
+void KeepFloat32(const PackOptions& options, Weight& weight) {
   auto* t = std::get_if<QuantizedTensor>(&weight);
   if (t == nullptr || options.compute != Compute::kExact) return;
   const bool sums = t->grid.kind == Grid::Kind::kCodebook && t->rounds_each_step;
-  if (sums) t->dequantized_dtype = DType::kF32;
+  if (sums || t->follows_loaded_dtype) t->dequantized_dtype = DType::kF32;
 }
 
 // Makes `array` at least [rows, cols].
@@ -270,7 +271,7 @@ absl::StatusOr<Linear> Linear::Load(const ModelSource& source, Backend& backend,
                      ReadMatrix(source, absl::StrCat(part.module, ".weight"), part.rows, cols));
     const auto* quantized = std::get_if<QuantizedTensor>(&weight);
     bias_scales.push_back(quantized == nullptr ? 1.0f : quantized->bias_scale);
-    KeepVectorSums(options, weight);
+    KeepFloat32(options, weight);
     const std::optional<float> divisor = TakeScale(options, weight);
     InputTransform input = TakeTransform(options, weight);
     divisors.insert(divisors.end(), static_cast<size_t>(part.rows), divisor.value_or(1.0f));

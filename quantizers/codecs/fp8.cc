@@ -40,6 +40,7 @@ Fp8Layout FineGrainedFp8Layout(const BlockShape& tile, bool power_of_two, DType 
   layout.quant_method = "fp8";
   layout.tile = tile;
   layout.dequantized_dtype = InfoOf(model_dtype).is_float ? model_dtype : DType::kBF16;
+  layout.follows_loaded_dtype = true;
   layout.scale_name = "weight_scale_inv";
   layout.scale_dtype = power_of_two ? DType::kF8E8M0 : DType::kF32;
   layout.inputs.values = InputRounding::Values::kE4M3;
@@ -148,6 +149,7 @@ absl::StatusOr<QuantizedTensor> Fp8Codec::Decode(const ModuleTensors& tensors) c
   out.rows = shape[0];
   out.cols = shape[1];
   out.dequantized_dtype = layout_.dequantized_dtype;
+  out.follows_loaded_dtype = layout_.follows_loaded_dtype;
   out.grid = E4M3Grid();
   out.block = layout_.tile;
   RETURN_IF_ERROR(DecodeScales(tensors, &out));

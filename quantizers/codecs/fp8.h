@@ -12,6 +12,7 @@ struct Fp8Layout {
   absl::string_view quant_method;  // "fp8", "mxfp8", "fbgemm_fp8"
   BlockShape tile;                 // what shares a scale; ragged at the edges
   DType dequantized_dtype = DType::kBF16;
+  bool follows_loaded_dtype = false;               // as of QuantizedTensor
   absl::string_view scale_name;                    // as written
   DType scale_dtype = DType::kF32;                 // as written
   InputRounding inputs;                            // what upstream does to them

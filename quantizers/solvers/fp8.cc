@@ -45,6 +45,7 @@ absl::StatusOr<QuantizedTensor> QuantizeTilesFp8(const TensorView& weight, const
                                                  bool power_of_two) {
   RETURN_IF_ERROR(CheckWeight(weight));
   QuantizedTensor out = MakeFp8(weight, tile);
+  out.follows_loaded_dtype = true;
   const BlockLayout layout{out.rows, out.cols, out.block};
   std::vector<float> factors;
   for (const Range& range : BlockRanges(weight, layout)) {

@@ -47,12 +47,8 @@ class GoldenLogits : public testing::TestWithParam<std::string> {};
 // that falls on another step moves the logits by 1e-3 to 1e-2. Upstream's own do so when its
 // embeddings change by 1e-7 (5e-3 measured), or its matrix products add in another order, as they
 // do for another batch. So this bounds a few such inputs; tests/models/input_steps_test.cc holds
-// one layer to the last bit. Fine-grained FP8: the logits are of upstream loaded as float32, ours
-// of weights rounded to the checkpoint's bfloat16.
-double Tolerance(const std::string& model) {
-  if (model.starts_with("bitnet/")) return 2e-2;
-  return model.starts_with("finegrained_fp8/") ? 1e-2 : 1e-3;
-}
+// one layer to the last bit.
+double Tolerance(const std::string& model) { return model.starts_with("bitnet/") ? 2e-2 : 1e-3; }
 
 // Float32 on upstream's own weights, where there are other logits too.
 std::string LogitsName(const SafetensorsHeader& header) {

@@ -58,6 +58,7 @@ TEST_P(Fp8Golden, DecodesAndEncodesToTheSameBytes) {
   ASSERT_TRUE(Validate(*decoded).ok());
   EXPECT_EQ(Difference(MemoryModule::ToMap(*(*codec)->Encode(*decoded)), golden.quantized), "");
   EXPECT_EQ(DequantizedDifference(*decoded, golden.dequantized), "");
+  EXPECT_EQ(decoded->follows_loaded_dtype, (*codec)->quant_method() == "fp8");
 }
 
 INSTANTIATE_TEST_SUITE_P(Upstream, Fp8Golden, testing::ValuesIn(Variants()));
