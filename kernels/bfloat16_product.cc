@@ -76,9 +76,9 @@ const BFloat16Product& Selected() {
   return chosen != nullptr ? *chosen : VariantsOfThisCpu().best();
 }
 
-// The next slice of `inner`, all of about one size.
+// The size of slices of `inner` that are of about one size: whole chains, `most` at the most.
 int64_t SliceOf(int64_t inner, int64_t most) {
-  const int64_t slices = (inner + most - 1) / most;
+  const int64_t slices = std::max<int64_t>((inner + most - 1) / most, 1);
   return (inner + slices * kChain - 1) / (slices * kChain) * kChain;
 }
 

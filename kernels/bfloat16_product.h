@@ -72,8 +72,8 @@ struct PanelOfC {
 struct BFloat16Product {
   const char* isa;
   int64_t left_rows, right_rows;  // of a panel
-  // Of the inner dimension: of a right panel what the first cache holds, of the left panels of a
-  // task what the second does. To multiply at a time.
+  // How much of the inner dimension is multiplied at a time, whole chains: the slice of a right
+  // panel stays in the first cache, the depth of a task's left panels in the second.
   int64_t slice, depth;
   int64_t (*panel_bytes)(ProductSide side, int64_t inner);
   // One panel of the first `rows` of `from`, zeros where there are no more.

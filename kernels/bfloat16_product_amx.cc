@@ -26,7 +26,7 @@ constexpr int64_t kPairs = 16;  // of neighbours along the inner dimension in a 
 constexpr int64_t kDepth = 2 * kPairs;
 constexpr int64_t kTileWords = kSide * kPairs;
 constexpr int64_t kPanel = 2 * kSide;
-constexpr int64_t kSlice = 288, kMostDepth = 1536;  // of the inner dimension, to multiply at a time
+constexpr int64_t kSlice = 288, kTaskDepth = 1536;  // slice and depth of BFloat16Product
 
 // Palette 1: eight tiles of 16 rows of 64 bytes.
 struct __attribute__((packed)) TileConfig {
@@ -256,7 +256,7 @@ bool KernelGrantsTiles() {
 }  // namespace
 
 const BFloat16Product* AmxBFloat16Product() {
-  static constexpr BFloat16Product kProduct = {"amx",      kPanel,    kPanel,   kSlice, kMostDepth,
+  static constexpr BFloat16Product kProduct = {"amx",      kPanel,    kPanel,   kSlice, kTaskDepth,
                                                PanelBytes, PackPanel, Multiply, Begin,  End};
   static const bool available = ProcessorHasAmx() && KernelGrantsTiles();
   return available ? &kProduct : nullptr;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "formats/huggingface/quantized_cache.h"
 #include "models/architectures/rope.h"
 
 namespace quantd {
@@ -60,14 +61,10 @@ absl::StatusOr<ParameterList> DecoderParameters(const ModelConfig& config,
   }
   list.used.push_back({absl::StrCat(prefix, "norm.weight"), {config.hidden_size}});
   list.used.push_back({"lm_head.weight", table, config.tie_word_embeddings});
-  // Buffers of older checkpoints, computed here; the scales of a quantized cache (compressed-tensors'
-  // kv_cache_scheme), which ours is not.
+  // Buffers of older checkpoints, computed here, and the scales of a quantized cache, which ours is
+  // not.
   list.ignored = {".rotary_emb.", ".masked_bias"};
-  for (const char* projection : {"q", "k", "v"}) {
-    for (const char* part : {"_scale", "_zero_point"}) {
-      list.ignored.push_back(absl::StrCat(".self_attn.", projection, part));
-    }
-  }
+  for (const absl::string_view name : kQuantizedCacheParameters) list.ignored.emplace_back(name);
   return list;
 }
 

@@ -84,8 +84,8 @@ class Sequence {
   };
   struct Block {
     int64_t first, count, keys;
-    int64_t
-        stride;  // of its rows of scores: whole vectors, and one more, lest rows share cache sets
+    // Of its rows of scores: whole vectors, and one more, lest rows share cache sets.
+    int64_t stride;
   };
 
   Block At(int64_t block) const {

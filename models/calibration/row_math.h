@@ -52,12 +52,13 @@ void AddNormParameterGradients(const RowNormArgs& norm, int64_t rows, const floa
 struct SoftmaxTerms {
   float top, inverse;
 };
+inline constexpr int64_t kRowLanes = 16;
 // Turns scores into weights that sum to 1. `scale` is positive; the entries behind x[n], up to a
 // multiple of kRowLanes, become 0.
-inline constexpr int64_t kRowLanes = 16;
 SoftmaxTerms SoftmaxRow(float scale, float* x, int64_t n);
 // The same weights again.
 void SoftmaxRow(float scale, const SoftmaxTerms& terms, float* x, int64_t n);
+// The sum of a[i] * b[i].
 float DotRow(const float* a, const float* b, int64_t n);
 // d = (d - mean) * weights * scale: gradients of weights become those of scores.
 void ScoreGradientRow(float scale, const float* weights, float mean, int64_t n, float* d);

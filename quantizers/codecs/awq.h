@@ -34,7 +34,6 @@ class AwqCodec : public Codec {
   absl::StatusOr<QuantizedTensor> Decode(const ModuleTensors& tensors) const override;
   absl::StatusOr<std::vector<NamedTensor>> Encode(const QuantizedTensor& weight) const override;
   int max_tensors_per_matrix() const override { return 3; }
-  std::optional<DType> BiasDType() const override { return DType::kF16; }
 
  private:
   AwqConfig config_;

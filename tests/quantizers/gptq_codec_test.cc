@@ -64,6 +64,12 @@ void SetIndex(TensorMap& layer, const std::function<int32_t(int)>& group) {
   layer["g_idx"] = TensorOf<int32_t>(DType::kI32, {96}, index);
 }
 
+// In a bfloat16 model, too.
+TEST(GptqCodec, BiasesAreHalves) {
+  EXPECT_EQ(CodecOf({{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 32}})->BiasDType(),
+            DType::kF16);
+}
+
 TEST(GptqCodec, AnyBitsSurviveInEveryWidthAndFormat) {
   for (const GptqFormat format : {GptqFormat::kV1, GptqFormat::kV2, GptqFormat::kPlanar}) {
     for (int bits = 2; bits <= 8; ++bits) {

@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "formats/huggingface/quantized_cache.h"
 #include "quantizers/codecs/gguf/architectures.h"
 #include "quantizers/codecs/gguf/blocks.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
@@ -144,15 +145,10 @@ int64_t PermutedHeads(const ModelConfig& config, absl::string_view hf_name) {
   return 0;
 }
 
-// Of compressed-tensors' kv_cache_scheme: "self_attn.k_scale".
 bool IsOfAQuantizedCache(absl::string_view hf_name) {
-  const size_t module = hf_name.rfind(".self_attn.");
-  if (module == absl::string_view::npos) return false;
-  absl::string_view name = hf_name.substr(module + strlen(".self_attn."));
-  if (!absl::ConsumeSuffix(&name, "_scale") && !absl::ConsumeSuffix(&name, "_zero_point")) {
-    return false;
-  }
-  return name == "q" || name == "k" || name == "v";
+  return std::ranges::any_of(kQuantizedCacheParameters, [hf_name](absl::string_view end) {
+    return absl::EndsWith(hf_name, end);
+  });
 }
 
 }  // namespace
