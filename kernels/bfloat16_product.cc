@@ -1,17 +1,11 @@
-#include "kernels/bfloat16_product.h"
+#include "kernels/rounded_product_tables.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <vector>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-#include "core/instruction_set.h"
-#include "core/parallel.h"
-#include "kernels/bfloat16_product_amx.h"
 #include "kernels/matrix_panels.h"
 
 namespace quantd {
@@ -19,12 +13,10 @@ namespace {
 
 constexpr int kTileRows = 6;
 constexpr int kTileCols = 32;
-constexpr int64_t kChain = 32;                       // of the inner dimension: part of the result
-constexpr int64_t kSlice = 256;                      // that is multiplied at a time
-constexpr uint32_t kLeastBits = 77u << 23;           // 2^-50
-constexpr int64_t kTaskRows = 288, kTaskCols = 512;  // of C that a task fills, at most
-constexpr double kPerSecond = 1e11;                  // multiplications of a thread, about
-constexpr double kPackedPerSecond = 1e9;             // elements, the same
+constexpr int64_t kChain = 32;              // of the inner dimension: part of the result
+constexpr int64_t kSlice = 256;             // that is multiplied at a time
+constexpr uint32_t kLeastBits = 77u << 23;  // 2^-50
+constexpr double kPerSecond = 5e10;
 
 namespace baseline {
 constexpr char kIsa[] = "baseline";
@@ -50,102 +42,19 @@ constexpr char kIsa[] = "avx512";
 #include "kernels/cpu/target_end.inc"
 #endif
 
-const Variants<BFloat16Product>& VariantsOfThisCpu() {
-  static const Variants<BFloat16Product> variants = [] {
+}  // namespace
+
+const Variants<RoundedProduct>& BFloat16Products() {
+  static const Variants<RoundedProduct> variants = [] {
 #if defined(__x86_64__)
-    Variants<BFloat16Product> found(&baseline::kProduct, &avx2::kProduct, &avx512::kProduct);
+    Variants<RoundedProduct> found(&baseline::kProduct, &avx2::kProduct, &avx512::kProduct);
     if (ThisInstructionSet() == InstructionSet::kAvx512) found.Add(AmxBFloat16Product());
     return found;
 #else
-    return Variants<BFloat16Product>(&baseline::kProduct, nullptr, nullptr);
+    return Variants<RoundedProduct>(&baseline::kProduct, nullptr, nullptr);
 #endif
   }();
   return variants;
-}
-
-}  // namespace
-
-const BFloat16Product* const* AllBFloat16Products() { return VariantsOfThisCpu().all(); }
-
-namespace {
-
-std::atomic<const BFloat16Product*> selected = nullptr;
-
-const BFloat16Product& Selected() {
-  const BFloat16Product* chosen = selected.load(std::memory_order_relaxed);
-  return chosen != nullptr ? *chosen : VariantsOfThisCpu().best();
-}
-
-// The size of slices of `inner` that are of about one size: whole chains, `most` at the most.
-int64_t SliceOf(int64_t inner, int64_t most) {
-  const int64_t slices = std::max<int64_t>((inner + most - 1) / most, 1);
-  return (inner + slices * kChain - 1) / (slices * kChain) * kChain;
-}
-
-// C of a part of the range = or += the product, one slice after the other, by the calling thread.
-void Fill(const BFloat16Operand& left, const BFloat16Operand& right, const ProductRange& range,
-          const MatrixPart& part, bool add, float* c, int64_t c_stride) {
-  const BFloat16Product& product = Selected();
-  const int64_t height = product.left_rows, width = product.right_rows;
-  const int64_t end_row = part.row + part.rows, end_col = part.col + part.cols;
-  const auto fill_columns = [&](int64_t j, int64_t k, int64_t depth) {
-    for (int64_t i = part.row; i < end_row; i += height) {
-      const PanelPair panels = {left.Panel(range.first + i), right.Panel(j), left.inner(),
-                                right.inner()};
-      product.multiply(panels, k, depth,
-                       {c + i * c_stride + j, c_stride, std::min(height, end_row - i),
-                        std::min(width, end_col - j), add || k > 0});
-    }
-  };
-  if (product.begin != nullptr) product.begin();
-  const int64_t depth = SliceOf(range.inner, product.depth);
-  const int64_t slice = SliceOf(depth, product.slice);
-  for (int64_t first = 0; first < range.inner; first += depth) {
-    const int64_t end = std::min(first + depth, range.inner);
-    for (int64_t j = part.col; j < end_col; j += width) {
-      for (int64_t k = first; k < end; k += slice) fill_columns(j, k, std::min(slice, end - k));
-    }
-  }
-  if (product.end != nullptr) product.end();
-}
-
-}  // namespace
-
-void SelectBFloat16Product(const BFloat16Product* product) { selected = product; }
-
-void BFloat16Operand::Pack(ProductSide side, const MatrixOperand& from, int64_t rows,
-                           int64_t inner) {
-  const BFloat16Product& product = Selected();
-  rows_ = rows;
-  inner_ = inner;
-  panel_rows_ = side == ProductSide::kLeft ? product.left_rows : product.right_rows;
-  panel_lines_ = (product.panel_bytes(side, inner) + 63) / 64;
-  const int64_t panels = (rows + panel_rows_ - 1) / panel_rows_;
-  lines_.resize(static_cast<size_t>(panels * panel_lines_));
-  const auto pack = [&](int64_t panel) {
-    const int64_t row = panel * panel_rows_;
-    product.pack(side, {from.data + row * from.row_stride, from.row_stride, from.col_stride},
-                 std::min(panel_rows_, rows - row), inner, lines_.data() + panel * panel_lines_);
-  };
-  ParallelFor(panels, pack, static_cast<double>(panel_rows_ * inner) / kPackedPerSecond);
-}
-
-const void* BFloat16Operand::Panel(int64_t row) const {
-  return lines_.data() + row / panel_rows_ * panel_lines_;
-}
-
-void MultiplyBFloat16(const BFloat16Operand& left, const BFloat16Operand& right,
-                      const ProductRange& range, bool add, float* c, int64_t c_stride) {
-  // Parts small enough for every thread to have some.
-  MatrixParts::Size most = {kTaskRows, kTaskCols};
-  const int64_t down = (range.rows + most.rows - 1) / most.rows;
-  while (down * ((range.cols + most.cols - 1) / most.cols) < 4 * ComputeThreads() &&
-         most.cols > 64) {
-    most.cols /= 2;
-  }
-  const MatrixParts parts(range.rows, range.cols, most, {96, 32});
-  const auto fill = [&](int64_t task) { Fill(left, right, range, parts[task], add, c, c_stride); };
-  ParallelFor(parts.count(), fill, parts.multiplications(range.inner) / kPerSecond);
 }
 
 }  // namespace quantd

@@ -1,13 +1,13 @@
-#include "kernels/bfloat16_product_amx.h"
+// bfloat16 products on AMX tiles.
+#include "kernels/rounded_product_tables.h"
 
 #if defined(__x86_64__) && defined(__linux__)
-#include <cpuid.h>
 #include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
+
+#include "kernels/amx_tiles.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                                   \
@@ -26,16 +26,7 @@ constexpr int64_t kPairs = 16;  // of neighbours along the inner dimension in a 
 constexpr int64_t kDepth = 2 * kPairs;
 constexpr int64_t kTileWords = kSide * kPairs;
 constexpr int64_t kPanel = 2 * kSide;
-constexpr int64_t kSlice = 288, kTaskDepth = 1536;  // slice and depth of BFloat16Product
-
-// Palette 1: eight tiles of 16 rows of 64 bytes.
-struct __attribute__((packed)) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
+constexpr int64_t kSlice = 288, kTaskDepth = 1536;  // slice and depth of RoundedProduct
 
 // Those of `mask` that are not below 2^-50, the others zero.
 inline __m512 Load(__mmask16 mask, const float* from) {
@@ -83,32 +74,7 @@ void PackAcross(const float* columns, int64_t stride, int64_t count, int64_t dep
   }
 }
 
-// Of 16 by 16 words: neighbours, pairs of them, then quarters change places.
-void Transpose(const uint32_t* from, uint32_t* to) {
-  __m512i r[16], t[16];
-  for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(from + i * 16);
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  constexpr int kEven = 0x88, kOdd = 0xdd;  // quarters of two registers
-  for (int j = 0; j < 4; ++j) {
-    const __m512i a = _mm512_shuffle_i32x4(r[j], r[4 + j], kEven);
-    const __m512i b = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], kEven);
-    const __m512i c = _mm512_shuffle_i32x4(r[j], r[4 + j], kOdd);
-    const __m512i d = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], kOdd);
-    _mm512_storeu_si512(to + j * 16, _mm512_shuffle_i32x4(a, b, kEven));
-    _mm512_storeu_si512(to + (4 + j) * 16, _mm512_shuffle_i32x4(c, d, kEven));
-    _mm512_storeu_si512(to + (8 + j) * 16, _mm512_shuffle_i32x4(a, b, kOdd));
-    _mm512_storeu_si512(to + (12 + j) * 16, _mm512_shuffle_i32x4(c, d, kOdd));
-  }
-}
+#include "kernels/word_transpose.inc"
 
 // One tile of an operand [rows, inner] at `data`: by rows of C ([r][pair], what the left side of
 // the instruction takes) or by pairs ([pair][r], the right side).
@@ -117,12 +83,12 @@ void PackTile(const MatrixOperand& from, int64_t count, int64_t depth, bool by_r
   alignas(64) uint32_t other[kTileWords];
   if (from.col_stride == 1) {
     PackAlong(from.data, from.row_stride, count, depth, by_rows ? words : other);
-    if (!by_rows) Transpose(other, words);
+    if (!by_rows) TransposeWords(other, words);
     return;
   }
   if (from.row_stride == 1) {
     PackAcross(from.data, from.col_stride, count, depth, by_rows ? other : words);
-    if (by_rows) Transpose(other, words);
+    if (by_rows) TransposeWords(other, words);
     return;
   }
   float values[kSide * kDepth] = {};
@@ -219,14 +185,6 @@ void Multiply(const PanelPair& panels, int64_t first, int64_t depth, const Panel
   }
 }
 
-void Begin() {
-  // In memory: the intrinsic does not tell compilers that it reads all of it.
-  static constexpr TileConfig kConfig;
-  _tile_loadconfig(&kConfig);
-}
-
-void End() { _tile_release(); }
-
 }  // namespace
 }  // namespace quantd
 
@@ -237,28 +195,12 @@ void End() { _tile_release(); }
 #endif
 
 namespace quantd {
-namespace {
 
-bool ProcessorHasAmx() {
-  unsigned eax, ebx, ecx, edx;
-  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
-  const bool tiles = (edx >> 22 & 1) != 0 && (edx >> 24 & 1) != 0;  // AMX-BF16, AMX-TILE
-  return tiles && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
-         (eax >> 5 & 1) != 0;  // AVX512_BF16
-}
-
-// Linux gives the tile registers to processes that ask for them.
-bool KernelGrantsTiles() {
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XTILEDATA
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-}
-
-}  // namespace
-
-const BFloat16Product* AmxBFloat16Product() {
-  static constexpr BFloat16Product kProduct = {"amx",      kPanel,    kPanel,   kSlice, kTaskDepth,
-                                               PanelBytes, PackPanel, Multiply, Begin,  End};
-  static const bool available = ProcessorHasAmx() && KernelGrantsTiles();
+const RoundedProduct* AmxBFloat16Product() {
+  static constexpr RoundedProduct kProduct = {"amx",      kPanel,     kPanel,     kSlice,
+                                              kTaskDepth, 1e11,       PanelBytes, PackPanel,
+                                              Multiply,   BeginTiles, EndTiles};
+  static const bool available = ProcessorHasTiles(TileNumbers::kBFloat16);
   return available ? &kProduct : nullptr;
 }
 
@@ -267,7 +209,7 @@ const BFloat16Product* AmxBFloat16Product() {
 #else
 
 namespace quantd {
-const BFloat16Product* AmxBFloat16Product() { return nullptr; }
+const RoundedProduct* AmxBFloat16Product() { return nullptr; }
 }  // namespace quantd
 
 #endif

@@ -1,5 +1,5 @@
 // Products of calibration on a device: operands stay in its memory from product to product, and
-// every element has the bits that AddMatrixProduct or MultiplyBFloat16 gives (a NaN is a NaN of any
+// every element has the bits that AddMatrixProduct or MultiplyRounded gives (a NaN is a NaN of any
 // bits).
 #ifndef QUANTD_KERNELS_PRODUCT_DEVICE_H_
 #define QUANTD_KERNELS_PRODUCT_DEVICE_H_
@@ -29,7 +29,7 @@ struct DeviceProduct {
   bool a_transposed = false, b_transposed = false;
   int64_t first_row = 0;    // of A, for the first row of C; C says how many
   bool upper_only = false;  // of C, what lies below the diagonal may hold anything
-  // Sums in the order of MultiplyBFloat16, of operands that RoundToBFloat16 has rounded.
+  // Sums in the order of MultiplyRounded, of operands that RoundToBFloat16 has rounded.
   bool bfloat16 = false;
 };
 
@@ -55,7 +55,7 @@ class ProductDevice {
   virtual absl::Status Upload(const MatrixOperand& from, int64_t rows, int64_t cols,
                               std::unique_ptr<DeviceMatrix>& to) = 0;
   virtual absl::Status Zero(int64_t rows, int64_t cols, std::unique_ptr<DeviceMatrix>& to) = 0;
-  // As BFloat16Operand rounds; in place.
+  // As RoundedOperand rounds; in place.
   virtual absl::Status RoundToBFloat16(DeviceMatrix& values) = 0;
   // Submits the work. C was made by Zero, or by Upload of rows that lie along the memory, and is
   // neither operand.

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "core/float_buffer.h"
 #include "core/quantized_tensor.h"
 #include "core/status.h"
+#include "kernels/rounded_product.h"
 #include "quantizers/scheme.h"
 #include "quantizers/sequence_store.h"
 
@@ -105,10 +107,10 @@ class CalibratedBlock {
   // what it lacks are empty, their memory is used.
   virtual void Continue(BlockPass& pass, BlockValue until) = 0;
 
-  // From now on linears and attention multiply operands rounded to bfloat16, forward and backward,
-  // or float32 as at first. For training by the signs of gradients: many times as fast on some
-  // processors, the same bits on all.
-  virtual void SetBFloat16(bool on) = 0;
+  // From now on linears and attention multiply operands rounded so, forward and backward, or (none)
+  // float32 as at first. For training by the signs of gradients, and for ranking: many times as
+  // fast on many processors, the same bits on all.
+  virtual void SetRounding(std::optional<ProductRounding> rounding) = 0;
 
   // That multiplies float32; null: the CPU.
   virtual ProductDevice* device() const { return nullptr; }

@@ -5,7 +5,6 @@
 
 #include "core/float_buffer.h"
 #include "core/parallel.h"
-#include "kernels/bfloat16_product.h"
 #include "kernels/matrix_product.h"
 #include "models/calibration/row_math.h"
 
@@ -14,21 +13,21 @@ namespace {
 
 constexpr int64_t kQueries = 128;  // queries of one head that are worked on at once
 
-// One side of products, float32 where it lies or rounded to bfloat16.
+// One side of products, float32 where it lies or rounded.
 class Factor {
  public:
-  // As BFloat16Operand::Pack.
+  // As RoundedOperand::Pack.
   void Set(const AttentionShape& shape, ProductSide side, const MatrixOperand& from, int64_t rows,
            int64_t inner) {
     plain_ = side == ProductSide::kLeft ? from : from.Transposed();
-    if (shape.bfloat16) packed_.Pack(side, from, rows, inner);
+    if (shape.rounding) packed_.Pack(*shape.rounding, side, from, rows, inner);
   }
 
   // C [rows, cols] = or (`add`) += left right, over the first `inner` of the inner dimension.
   static void Multiply(const AttentionShape& shape, const Factor& left, const Factor& right,
                        const ProductRange& range, bool add, float* c, int64_t c_stride) {
-    if (shape.bfloat16) {
-      MultiplyBFloat16(left.packed_, right.packed_, range, add, c, c_stride);
+    if (shape.rounding) {
+      MultiplyRounded(left.packed_, right.packed_, range, add, c, c_stride);
       return;
     }
     for (int64_t i = 0; !add && i < range.rows; ++i) {
@@ -39,7 +38,7 @@ class Factor {
 
  private:
   MatrixOperand plain_;
-  BFloat16Operand packed_;
+  RoundedOperand packed_;
 };
 
 // One sequence's attention in a layer.

@@ -3,7 +3,10 @@
 #define QUANTD_MODELS_CALIBRATION_ATTENTION_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
+
+#include "kernels/rounded_product.h"
 
 namespace quantd::calibration {
 
@@ -12,7 +15,8 @@ struct AttentionShape {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   bool causal = true;
-  bool bfloat16 = false;  // products of operands rounded to it, for training
+  // What operands of products are rounded to, for training; none: float32.
+  std::optional<ProductRounding> rounding;
 };
 
 // Rotates the pairs (i, i + head_dim/2) of every head of x [tokens, heads * head_dim] by the angles

@@ -86,9 +86,9 @@ std::span<float> DenseBlock::Parameter(absl::string_view name) {
   return it == parameters_.end() ? std::span<float>() : std::span<float>(it->second);
 }
 
-void DenseBlock::SetBFloat16(bool on) {
-  attention_.bfloat16 = on;
-  products_.SetBFloat16(on);
+void DenseBlock::SetRounding(std::optional<ProductRounding> rounding) {
+  attention_.rounding = rounding;
+  products_.SetRounding(rounding);
 }
 
 void DenseBlock::Work(absl::FunctionRef<void()> body) const {

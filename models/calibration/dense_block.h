@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,7 +47,7 @@ class DenseBlock final : public CalibratedBlock {
   std::span<float> Parameter(absl::string_view name) override;
   BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) override;
   void Continue(BlockPass& pass, BlockValue until) override;
-  void SetBFloat16(bool on) override;
+  void SetRounding(std::optional<ProductRounding> rounding) override;
   ProductDevice* device() const override { return device_; }
   void Backward(const BlockPass& pass, std::span<const float> output,
                 BlockGradients& gradients) override;

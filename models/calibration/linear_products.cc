@@ -27,29 +27,32 @@ absl::StatusOr<const DeviceMatrix*> TokenOperand::On(ProductDevice& device, bool
   return on_device_.get();
 }
 
-const BFloat16Operand& TokenOperand::Packed(ProductSide side, bool by_columns, Layout& layout) {
-  if (!layout.is_there) {
+const RoundedOperand& TokenOperand::Packed(ProductRounding rounding, ProductSide side,
+                                           bool by_columns, Layout& layout) {
+  if (!layout.is_there || layout.operand.rounding() != rounding) {
     const MatrixOperand values = plain();
     if (by_columns) {
-      layout.operand.Pack(side, values.Transposed(), width_, tokens_);
+      layout.operand.Pack(rounding, side, values.Transposed(), width_, tokens_);
     } else {
-      layout.operand.Pack(side, values, tokens_, width_);
+      layout.operand.Pack(rounding, side, values, tokens_, width_);
     }
     layout.is_there = true;
   }
   return layout.operand;
 }
 
-const BFloat16Operand& TokenOperand::Tokens() {
-  return Packed(ProductSide::kLeft, false, of_tokens_);
+const RoundedOperand& TokenOperand::Tokens(ProductRounding rounding) {
+  return Packed(rounding, ProductSide::kLeft, false, of_tokens_);
 }
-const BFloat16Operand& TokenOperand::Columns() {
-  return Packed(ProductSide::kLeft, true, of_columns_);
+const RoundedOperand& TokenOperand::Columns(ProductRounding rounding) {
+  return Packed(rounding, ProductSide::kLeft, true, of_columns_);
 }
-const BFloat16Operand& TokenOperand::Right() { return Packed(ProductSide::kRight, true, right_); }
+const RoundedOperand& TokenOperand::Right(ProductRounding rounding) {
+  return Packed(rounding, ProductSide::kRight, true, right_);
+}
 
-void LinearProducts::SetBFloat16(bool on) {
-  bfloat16_ = on;
+void LinearProducts::SetRounding(std::optional<ProductRounding> rounding) {
+  rounding_ = rounding;
   layouts_.clear();
 }
 
@@ -80,12 +83,12 @@ void LinearProducts::Multiply(Size size, int64_t first, const MatrixOperand& a,
   });
 }
 
-void LinearProducts::Multiply(const BFloat16Operand& left, const BFloat16Operand& right,
+void LinearProducts::Multiply(const RoundedOperand& left, const RoundedOperand& right,
                               int64_t first, bool add, float* c) {
   const int64_t cols = right.rows();
   InPieces({left.rows(), cols, left.inner()}, first, kPiece, [&](int64_t row, int64_t count) {
     const ProductRange range = {row, count, cols, left.inner()};
-    MultiplyBFloat16(left, right, range, add, c + row * cols, cols);
+    MultiplyRounded(left, right, range, add, c + row * cols, cols);
   });
 }
 
@@ -101,7 +104,7 @@ void LinearProducts::LeaveDevice(const absl::Status& failure) {
 
 const DeviceMatrix* LinearProducts::OnDevice(TokenOperand& values) {
   if (!on_device()) return nullptr;
-  const absl::StatusOr<const DeviceMatrix*> matrix = values.On(*device_, bfloat16_);
+  const absl::StatusOr<const DeviceMatrix*> matrix = values.On(*device_, rounds_to_bfloat16());
   if (matrix.ok()) return *matrix;
   LeaveDevice(matrix.status());
   return nullptr;
@@ -113,7 +116,7 @@ const DeviceMatrix* LinearProducts::OnDevice(const LinearWeight& weight) {
   if (layouts.is_on_device) return layouts.on_device.get();
   absl::Status sent =
       device_->Upload({weight.values, weight.cols, 1}, weight.rows, weight.cols, layouts.on_device);
-  if (sent.ok() && bfloat16_) sent = device_->RoundToBFloat16(*layouts.on_device);
+  if (sent.ok() && rounds_to_bfloat16()) sent = device_->RoundToBFloat16(*layouts.on_device);
   layouts.is_on_device = sent.ok();
   if (sent.ok()) return layouts.on_device.get();
   LeaveDevice(sent);
@@ -122,7 +125,7 @@ const DeviceMatrix* LinearProducts::OnDevice(const LinearWeight& weight) {
 
 int64_t LinearProducts::MultiplyOnDevice(DeviceProduct product, Size size, bool add, float* c) {
   if (!on_device() || product.a == nullptr || product.b == nullptr) return 0;
-  product.bfloat16 = bfloat16_;
+  product.bfloat16 = rounds_to_bfloat16();
   int64_t done = 0;
   absl::Status status;
   InPieces(size, 0, device_->piece(), [&](int64_t first, int64_t count) {
@@ -145,16 +148,16 @@ void LinearProducts::Forward(TokenOperand& x, const LinearWeight& weight, bool a
   const int64_t done = MultiplyOnDevice(product, size, add, y);
   if (done == size.rows) return;
   const MatrixOperand values = {weight.values, weight.cols, 1};
-  if (!bfloat16_) {
+  if (!rounding_) {
     Multiply(size, done, x.plain(), values.Transposed(), add, y);
     return;
   }
   Layouts& layouts = layouts_[weight.module];
   if (!layouts.has_forward) {
-    layouts.forward.Pack(ProductSide::kRight, values, weight.rows, weight.cols);
+    layouts.forward.Pack(*rounding_, ProductSide::kRight, values, weight.rows, weight.cols);
     layouts.has_forward = true;
   }
-  Multiply(x.Tokens(), layouts.forward, done, add, y);
+  Multiply(x.Tokens(*rounding_), layouts.forward, done, add, y);
 }
 
 void LinearProducts::InputGradient(TokenOperand& dy, const LinearWeight& weight, bool add,
@@ -164,16 +167,17 @@ void LinearProducts::InputGradient(TokenOperand& dy, const LinearWeight& weight,
   const int64_t done = MultiplyOnDevice(product, size, add, dx);
   if (done == size.rows) return;
   const MatrixOperand values = {weight.values, weight.cols, 1};
-  if (!bfloat16_) {
+  if (!rounding_) {
     Multiply(size, done, dy.plain(), values, add, dx);
     return;
   }
   Layouts& layouts = layouts_[weight.module];
   if (!layouts.has_backward) {
-    layouts.backward.Pack(ProductSide::kRight, values.Transposed(), weight.cols, weight.rows);
+    layouts.backward.Pack(*rounding_, ProductSide::kRight, values.Transposed(), weight.cols,
+                          weight.rows);
     layouts.has_backward = true;
   }
-  Multiply(dy.Tokens(), layouts.backward, done, add, dx);
+  Multiply(dy.Tokens(*rounding_), layouts.backward, done, add, dx);
 }
 
 void LinearProducts::AddWeightGradient(TokenOperand& dy, TokenOperand& x, float* gradient) {
@@ -181,11 +185,11 @@ void LinearProducts::AddWeightGradient(TokenOperand& dy, TokenOperand& x, float*
   const DeviceProduct product = {.a = OnDevice(dy), .b = OnDevice(x), .a_transposed = true};
   const int64_t done = MultiplyOnDevice(product, size, true, gradient);
   if (done == size.rows) return;
-  if (!bfloat16_) {
+  if (!rounding_) {
     Multiply(size, done, dy.plain().Transposed(), x.plain(), true, gradient);
     return;
   }
-  Multiply(dy.Columns(), x.Right(), done, true, gradient);
+  Multiply(dy.Columns(*rounding_), x.Right(*rounding_), done, true, gradient);
 }
 
 }  // namespace quantd::calibration

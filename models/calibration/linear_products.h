@@ -1,6 +1,5 @@
-// The products of a block's linears, forward and backward, of float32 operands or of operands
-// rounded to bfloat16. What several products share is rounded and laid out, or sent to the device
-// that multiplies float32, once.
+// The products of a block's linears, forward and backward, of float32 operands or of rounded ones.
+// What several products share is rounded and laid out, or sent to a device, once.
 #ifndef QUANTD_MODELS_CALIBRATION_LINEAR_PRODUCTS_H_
 #define QUANTD_MODELS_CALIBRATION_LINEAR_PRODUCTS_H_
 
@@ -8,11 +7,12 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
-#include "kernels/bfloat16_product.h"
 #include "kernels/matrix_product.h"
 #include "kernels/product_device.h"
+#include "kernels/rounded_product.h"
 
 namespace quantd::calibration {
 
@@ -27,19 +27,20 @@ class TokenOperand {
 
   // Laid out when they are first asked for: rows are tokens; rows are columns of the values; the
   // values as B.
-  const BFloat16Operand& Tokens();
-  const BFloat16Operand& Columns();
-  const BFloat16Operand& Right();
+  const RoundedOperand& Tokens(ProductRounding rounding);
+  const RoundedOperand& Columns(ProductRounding rounding);
+  const RoundedOperand& Right(ProductRounding rounding);
   // The values on the device, always the same one, rounded if asked for; sent when they are first
   // asked for.
   absl::StatusOr<const DeviceMatrix*> On(ProductDevice& device, bool bfloat16);
 
  private:
   struct Layout {
-    BFloat16Operand operand;
+    RoundedOperand operand;
     bool is_there = false;
   };
-  const BFloat16Operand& Packed(ProductSide side, bool by_columns, Layout& layout);
+  const RoundedOperand& Packed(ProductRounding rounding, ProductSide side, bool by_columns,
+                               Layout& layout);
 
   const float* values_ = nullptr;
   int64_t tokens_ = 0, width_ = 0;
@@ -64,10 +65,13 @@ class LinearProducts {
       : stopped_(std::move(stopped)), device_(device) {}
 
   // Whether products wait for a device.
-  bool on_device() const { return device_ != nullptr && (!bfloat16_ || device_->is_wide()); }
+  bool on_device() const {
+    if (!rounding_) return device_ != nullptr;
+    return device_ != nullptr && *rounding_ == ProductRounding::kBFloat16 && device_->is_wide();
+  }
 
-  // Multiply bfloat16 from now on, or float32 as at first.
-  void SetBFloat16(bool on);
+  // Multiply operands rounded so from now on, or (none) float32 as at first.
+  void SetRounding(std::optional<ProductRounding> rounding);
   // The weight may be another than before: what was laid out of it is void.
   void Forget(const std::string& module);
 
@@ -80,7 +84,7 @@ class LinearProducts {
 
  private:
   struct Layouts {
-    BFloat16Operand forward, backward;
+    RoundedOperand forward, backward;
     bool has_forward = false, has_backward = false;
     std::unique_ptr<DeviceMatrix> on_device;
     bool is_on_device = false;
@@ -91,7 +95,7 @@ class LinearProducts {
   // The rows of C from `first` on, in pieces that take milliseconds.
   void Multiply(Size size, int64_t first, const MatrixOperand& a, const MatrixOperand& b, bool add,
                 float* c);
-  void Multiply(const BFloat16Operand& left, const BFloat16Operand& right, int64_t first, bool add,
+  void Multiply(const RoundedOperand& left, const RoundedOperand& right, int64_t first, bool add,
                 float* c);
   // `most`: multiplications of a piece.
   template <class Piece>
@@ -107,7 +111,9 @@ class LinearProducts {
 
   const std::function<bool()> stopped_;
   ProductDevice* device_;
-  bool bfloat16_ = false;
+  bool rounds_to_bfloat16() const { return rounding_ == ProductRounding::kBFloat16; }
+
+  std::optional<ProductRounding> rounding_;
   std::map<std::string, Layouts> layouts_;  // of weights, by module
   std::unique_ptr<DeviceMatrix> sums_;      // of a piece
 };

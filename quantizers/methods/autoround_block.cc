@@ -95,9 +95,9 @@ class Training {
   }
 
   absl::Status Run() {
-    block_.SetBFloat16(training_.amp);
+    block_.SetRounding(training_.amp ? std::optional(getenv("QINT8") ? ProductRounding::kInt8 : ProductRounding::kBFloat16) : std::nullopt);
     const absl::Status status = Train();
-    block_.SetBFloat16(false);
+    block_.SetRounding(std::nullopt);
     return status;
   }
 

@@ -7,8 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/parallel.h"
-#include "kernels/bfloat16_product.h"
 #include "kernels/matrix_product.h"
+#include "kernels/rounded_product.h"
 #include "quantizers/input_statistics.h"
 #include "quantizers/solvers/rounding.h"
 
@@ -188,10 +188,11 @@ class FactorSearch {
 
   void SetBFloat16(bool on) {
     in_bfloat16_ = on;
-    block_.SetBFloat16(on);
+    block_.SetRounding(on ? std::optional(ProductRounding::kBFloat16) : std::nullopt);
     if (!on || data_.gram.empty()) return;
     const int64_t cols = group_.linears.front()->cols;
-    packed_gram_.Pack(ProductSide::kRight, data_.gram.data(), cols, cols);
+    packed_gram_.Pack(ProductRounding::kBFloat16, ProductSide::kRight, data_.gram.data(), cols,
+                      cols);
   }
 
   // What the block makes of the sequences with the original weights, and the same products.
@@ -227,9 +228,10 @@ class FactorSearch {
       difference[i] = tried[i] - weights_.front().values[i];
     }
     if (in_bfloat16_) {
-      difference_.Pack(ProductSide::kLeft, difference.data(), linear.rows, linear.cols);
-      MultiplyBFloat16(difference_, packed_gram_, {0, linear.rows, linear.cols, linear.cols}, false,
-                       product.data(), linear.cols);
+      difference_.Pack(ProductRounding::kBFloat16, ProductSide::kLeft, difference.data(),
+                       linear.rows, linear.cols);
+      MultiplyRounded(difference_, packed_gram_, {0, linear.rows, linear.cols, linear.cols}, false,
+                      product.data(), linear.cols);
     } else {
       AddMatrixProduct(linear.rows, linear.cols, linear.cols, {difference.data(), linear.cols, 1},
                        {data_.gram.data(), linear.cols, 1}, product.data(), linear.cols);
@@ -281,7 +283,7 @@ class FactorSearch {
   SequenceStore references_;
   std::vector<double> so_far_, leader_;  // losses after each sequence: of the last tried, the first
   FloatBuffer reference_;
-  BFloat16Operand packed_gram_, difference_;
+  RoundedOperand packed_gram_, difference_;
 };
 
 }  // namespace

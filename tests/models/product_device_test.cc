@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/parallel.h"
-#include "kernels/bfloat16_product.h"
+#include "kernels/rounded_product.h"
 #include "memory_source.h"
 #include "models/calibration/block_model.h"
 #include "tests/models/calibration_job_fixture.h"
@@ -79,18 +79,19 @@ class FakeDevice final : public ProductDevice {
     const MatrixOperand right = b.operand(product.b_transposed);
     const int64_t inner = product.a_transposed ? a.rows() : a.cols();
     if (product.bfloat16) {
-      BFloat16Operand rows, cols;
-      rows.Pack(ProductSide::kLeft, left, to.rows(), inner);
-      cols.Pack(ProductSide::kRight, right.Transposed(), to.cols(), inner);
-      MultiplyBFloat16(rows, cols, {0, to.rows(), to.cols(), inner}, true, to.values.data(),
-                       to.cols());
+      RoundedOperand rows, cols;
+      rows.Pack(ProductRounding::kBFloat16, ProductSide::kLeft, left, to.rows(), inner);
+      cols.Pack(ProductRounding::kBFloat16, ProductSide::kRight, right.Transposed(), to.cols(),
+                inner);
+      MultiplyRounded(rows, cols, {0, to.rows(), to.cols(), inner}, true, to.values.data(),
+                      to.cols());
     } else {
       AddMatrixProduct(to.rows(), to.cols(), inner, left, right, to.values.data(), to.cols());
     }
     if (adds_an_ulp) to.values.back() = std::nextafter(to.values.back(), 1.0f);
     return absl::OkStatus();
   }
-  absl::Status RoundToBFloat16(DeviceMatrix&) override {  // BFloat16Operand::Pack does
+  absl::Status RoundToBFloat16(DeviceMatrix&) override {  // RoundedOperand::Pack does
     return Count(Call::kRound);
   }
   absl::Status Download(const DeviceMatrix& from, float* to, int64_t stride) override {
@@ -255,7 +256,9 @@ void CheckBothDirections(const std::function<std::unique_ptr<ModelSource>()>& so
     // With weights that change in between; gradients are added to.
     bool in_bfloat16 = false;
     for (const bool bfloat16 : {false, false, true, true, false}) {
-      if (bfloat16 != in_bfloat16) block->SetBFloat16(bfloat16);  // forgets all weights
+      if (bfloat16 != in_bfloat16) {
+        block->SetRounding(bfloat16 ? std::optional(ProductRounding::kBFloat16) : std::nullopt);
+      }  // forgets all weights
       in_bfloat16 = bfloat16;
       const BlockPass pass = block->Run(BlockValue::kInput, hidden, BlockValue::kOutput);
       block->Backward(pass, pass[BlockValue::kOutput], gradients.back());

@@ -90,7 +90,7 @@ class ToyBlock : public CalibratedBlock {
     }
   }
 
-  void SetBFloat16(bool) override {}  // float32 always
+  void SetRounding(std::optional<ProductRounding>) override {}  // float32 always
 
   void Backward(const BlockPass& pass, std::span<const float> output,
                 BlockGradients& gradients) override {

@@ -10,7 +10,7 @@
 
 #include "core/parallel.h"
 #include "kernels/backend.h"
-#include "kernels/bfloat16_product.h"
+#include "kernels/rounded_product.h"
 #include "tests/kernels/opencl/fixture.h"
 
 namespace quantd {
@@ -200,11 +200,11 @@ TEST_F(MatrixProductTest, BFloat16HasTheBitsOfTheCpu) {
     for (size_t i = 0; i < a.size(); i += 5) a[i] = std::ldexp(a[i], -48);
     for (size_t i = 2; i < b.size(); i += 7)
       b[i] = 1 + 0x1p-8f + static_cast<float>(i % 4) * 0x1p-7f;
-    BFloat16Operand left, right;
-    left.Pack(ProductSide::kLeft, a.data(), rows, inner);
-    right.Pack(ProductSide::kRight, MatrixOperand{b.data(), 1, cols}, cols, inner);
+    RoundedOperand left, right;
+    left.Pack(ProductRounding::kBFloat16, ProductSide::kLeft, a.data(), rows, inner);
+    right.Pack(ProductRounding::kBFloat16, ProductSide::kRight, MatrixOperand{b.data(), 1, cols}, cols, inner);
     std::vector<float> expected = c;
-    MultiplyBFloat16(left, right, {0, rows, cols, inner}, true, expected.data(), cols);
+    MultiplyRounded(left, right, {0, rows, cols, inner}, true, expected.data(), cols);
     const auto on_left = Uploaded({a.data(), inner, 1}, rows, inner);
     const auto on_right = Uploaded({b.data(), cols, 1}, inner, cols);
     const auto sums = Uploaded({c.data(), cols, 1}, rows, cols);

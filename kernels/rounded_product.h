@@ -1,0 +1,111 @@
+// Dense products of operands rounded to bfloat16 or to blocks of int8, for training and for ranking
+// candidates: the same bits on every machine, and many times as fast as float32 where the processor
+// multiplies small numbers (AMX, VNNI).
+#ifndef QUANTD_KERNELS_ROUNDED_PRODUCT_H_
+#define QUANTD_KERNELS_ROUNDED_PRODUCT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/float_buffer.h"
+#include "kernels/matrix_product.h"
+
+namespace quantd {
+
+enum class ProductSide { kLeft, kRight };
+
+// What operands are rounded to. Values below 2^-50 become zero, so that no sum is ever subnormal.
+enum class ProductRounding {
+  // To nearest bfloat16, ties to even. An element of a product: over slices of 32 of the inner
+  // dimension, a chain of fused multiply-adds of the even indices and one of the odd; their sum is
+  // added to C, slice after slice. That is what TDPBF16PS computes (Intel SDM, volume 2).
+  kBFloat16,
+  // To nearest multiple, ties to even, of a 127th of the greatest magnitude in the row's block of
+  // kInt8Block along the inner dimension. An element: block after block, the sum of the products of
+  // integers, which is exact, times the product of the two scales is added to C.
+  kInt8,
+};
+inline constexpr int64_t kInt8Block = 256;
+
+// One operand of products, rounded and laid out as this processor multiplies it: products that
+// share it share that work.
+class RoundedOperand {
+ public:
+  // `from` [rows, inner] holds the rows of A (kLeft) or the columns of B (kRight), finite. The
+  // memory of what was packed before is used again. In parallel by ParallelFor.
+  void Pack(ProductRounding rounding, ProductSide side, const MatrixOperand& from, int64_t rows,
+            int64_t inner);
+  // Of rows that lie one after the other, [rows, inner].
+  void Pack(ProductRounding rounding, ProductSide side, const float* from, int64_t rows,
+            int64_t inner) {
+    Pack(rounding, side, MatrixOperand{from, inner, 1}, rows, inner);
+  }
+
+  ProductRounding rounding() const { return rounding_; }
+  int64_t rows() const { return rows_; }
+  int64_t inner() const { return inner_; }
+  // The panel that holds `row`, which it begins with.
+  const void* Panel(int64_t row) const;
+
+ private:
+  struct Line {
+    std::byte bytes[64];
+  };
+  ProductRounding rounding_ = ProductRounding::kBFloat16;
+  int64_t rows_ = 0, inner_ = 0;
+  int64_t panel_rows_ = 1, panel_lines_ = 0;
+  std::vector<Line, LineAllocator<Line>> lines_;
+};
+
+// The part of a product that is wanted: `rows` of the left operand from `first`, a multiple of 96,
+// by the first `cols` of the right one, over the first `inner` of the inner dimension: all of the
+// left operand's, and where the right one's goes on, a multiple of 32.
+struct ProductRange {
+  int64_t first = 0;
+  int64_t rows = 0, cols = 0, inner = 0;
+};
+
+// C [rows, cols], rows c_stride apart, = or (`add`) += a product of operands that are rounded
+// alike. In parallel by ParallelFor.
+void MultiplyRounded(const RoundedOperand& left, const RoundedOperand& right,
+                     const ProductRange& range, bool add, float* c, int64_t c_stride);
+
+struct PanelPair {
+  const void* left;
+  const void* right;
+  int64_t left_inner, right_inner;  // of the operands
+};
+struct PanelOfC {
+  float* data;
+  int64_t stride;
+  int64_t rows, cols;  // at most a panel's
+  bool add;
+};
+
+// The arithmetic of one rounding and one instruction set.
+struct RoundedProduct {
+  const char* isa;
+  int64_t left_rows, right_rows;  // of a panel
+  // How much of the inner dimension is multiplied at a time, whole chains or blocks: the slice of a
+  // right panel stays in the first cache, the depth of a task's left panels in the second.
+  int64_t slice, depth;
+  double per_second;  // multiplications of a thread, about
+  int64_t (*panel_bytes)(ProductSide side, int64_t inner);
+  // One panel of the first `rows` of `from`, zeros where there are no more.
+  void (*pack)(ProductSide side, const MatrixOperand& from, int64_t rows, int64_t inner,
+               void* panel);
+  // By [first, first + depth) of the inner dimension; `first` is a multiple of `slice`.
+  void (*multiply)(const PanelPair& panels, int64_t first, int64_t depth, const PanelOfC& c);
+  // Around calls of multiply by one thread; or null.
+  void (*begin)();
+  void (*end)();
+};
+// All that this processor runs, the fastest last; null-terminated.
+const RoundedProduct* const* AllRoundedProducts(ProductRounding rounding);
+// The one that operands are packed for, from now on; for tests. Null: the fastest.
+void SelectRoundedProduct(ProductRounding rounding, const RoundedProduct* product);
+
+}  // namespace quantd
+
+#endif  // QUANTD_KERNELS_ROUNDED_PRODUCT_H_
