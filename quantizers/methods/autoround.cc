@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
 #include <tuple>
 
 #include "absl/strings/match.h"
@@ -131,6 +132,35 @@ absl::Status Refuse(absl::string_view option, absl::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat("autoround: ", option, ": ", why));
 }
 
+// What layers are quantized to: of the recipe, then of the overrides.
+std::vector<AutoRoundLayer> LayersOf(const AutoRoundConfig& config) {
+  std::vector<AutoRoundLayer> layers = {config.layer};
+  for (const AutoRoundOverride& entry : config.extra_config) {
+    layers.push_back(entry.Applied(config.layer));
+  }
+  std::erase_if(layers, [](const AutoRoundLayer& layer) { return layer.bits >= 16; });
+  return layers;
+}
+
+// int8's noise would drown the errors of many bits, which are what training looks at.
+ProductRounding UsualRounding(const AutoRoundConfig& config) {
+  constexpr int kMostBits = 4;
+  const std::vector<AutoRoundLayer> layers = LayersOf(config);
+  const bool few = std::ranges::all_of(
+      layers, [](const AutoRoundLayer& layer) { return layer.bits <= kMostBits; });
+  return few ? ProductRounding::kInt8 : ProductRounding::kBFloat16;
+}
+
+absl::StatusOr<std::optional<ProductRounding>> RoundingOf(const Options& given,
+                                                          const AutoRoundConfig& config) {
+  if (!given.Bool("amp")) {
+    if (!given.IsSet("products")) return std::nullopt;
+    return Refuse("products", "amp=false multiplies float32; set one of the two");
+  }
+  if (!given.IsSet("products")) return UsualRounding(config);
+  return given.String("products") == "int8" ? ProductRounding::kInt8 : ProductRounding::kBFloat16;
+}
+
 // Whether the checkpoint can hold the layers.
 absl::Status Check(const AutoRoundOptions& options) {
   const AutoRoundConfig& config = options.config;
@@ -140,12 +170,7 @@ absl::Status Check(const AutoRoundOptions& options) {
   if (options.format == AutoRoundFormat::kAutoAwq && config.layer.bits != 4) {
     return Refuse("bits", "auto_awq stores 4 bits; choose another format");
   }
-  std::vector<AutoRoundLayer> layers = {config.layer};
-  for (const AutoRoundOverride& entry : config.extra_config) {
-    layers.push_back(entry.Applied(config.layer));
-  }
-  for (const AutoRoundLayer& layer : layers) {
-    if (layer.bits >= 16) continue;
+  for (const AutoRoundLayer& layer : LayersOf(config)) {
     const int least = config.packing == AutoRoundPacking::kAwq ? 4 : 2;
     const int most = config.packing == AutoRoundPacking::kAwq ? 7 : 8;
     if (layer.bits < least || layer.bits > most) {
@@ -221,13 +246,13 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& given) {
   training.enable_minmax_tuning = given.Bool("enable_minmax_tuning");
   training.enable_quanted_input = given.Bool("enable_quanted_input");
   training.not_use_best_mse = given.Bool("not_use_best_mse");
-  training.amp = given.Bool("amp");
   training.seed = given.Int("seed");
   options.calibration.nsamples = given.Int("nsamples");
   options.calibration.seqlen = given.Int("seqlen");
   // Upstream searches no scales at 8 bits unless it is told to.
   options.disable_opt_rtn = given.IsSet("disable_opt_rtn") ? given.Bool("disable_opt_rtn")
                                                            : options.config.layer.bits >= 8;
+  ASSIGN_OR_RETURN(training.rounding, RoundingOf(given, options.config));
   ApplyPreset(given, &options);
   ChoosePacking(given.String("format"), &options);
   return Make(std::move(options));
@@ -246,6 +271,7 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromConfig(const std::string& json) {
     options.training.iters = 0;  // what upstream writes of it
     options.disable_opt_rtn = true;
   }
+  options.training.rounding = UsualRounding(options.config);
   return Make(std::move(options));
 }
 
@@ -279,7 +305,12 @@ std::vector<OptionSpec> AutoRoundOptionSpecs() {
        "train on what the quantized earlier blocks give",
        {}},
       {"not_use_best_mse", Type::kBool, "false", "keep the last instead of the best step", {}},
-      {"amp", Type::kBool, "true", "multiply bfloat16 while training; false: float32", {}},
+      {"amp", Type::kBool, "true", "round what is multiplied while training; false: float32", {}},
+      {"products",
+       Type::kString,
+       "",
+       "what amp rounds to: int8 is fastest, bfloat16 upstream's; unset: int8 up to 4 bits",
+       {"int8", "bfloat16"}},
       {"disable_opt_rtn",
        Type::kBool,
        "",

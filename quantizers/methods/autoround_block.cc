@@ -95,7 +95,7 @@ class Training {
   }
 
   absl::Status Run() {
-    block_.SetRounding(training_.amp ? std::optional(getenv("QINT8") ? ProductRounding::kInt8 : ProductRounding::kBFloat16) : std::nullopt);
+    block_.SetRounding(training_.rounding);
     const absl::Status status = Train();
     block_.SetRounding(std::nullopt);
     return status;

@@ -14,6 +14,7 @@
 namespace quantd {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
 
 std::map<std::string, const Scheme*> SchemesOf(const Recipe& recipe, const ToyBlock& block) {
@@ -157,6 +158,31 @@ TEST(AutoRoundBlock, StopsBetweenMatricesToo) {
   for (stop_at = 1; stop_at <= whole; ++stop_at) {
     EXPECT_TRUE(absl::IsCancelled(solve().status())) << stop_at << " of " << whole;
   }
+}
+
+// int8 up to 4 bits, as long as nobody says otherwise; only while training.
+TEST(AutoRoundBlock, RoundsWhatItMultipliesWhileTraining) {
+  constexpr auto kInt8 = ProductRounding::kInt8, kBFloat16 = ProductRounding::kBFloat16;
+  const std::pair<std::map<std::string, std::string>, std::optional<ProductRounding>> cases[] = {
+      {{}, kInt8},
+      {{{"bits", "2"}}, kInt8},
+      {{{"bits", "5"}}, kBFloat16},
+      {{{"layer_config", R"({"down_proj": {"bits": 8}})"}}, kBFloat16},
+      {{{"layer_config", R"({"down_proj": {"bits": 16}})"}}, kInt8},
+      {{{"products", "bfloat16"}}, kBFloat16},
+      {{{"bits", "8"}, {"products", "int8"}}, kInt8},
+      {{{"amp", "false"}}, std::nullopt}};
+  for (auto [options, expected] : cases) {
+    options.emplace("iters", "1");
+    const auto recipe = AutoRound(options);
+    ToyBlock block;
+    SolverControl control;
+    ASSERT_TRUE(
+        recipe->block_solver()->Solve(block, ToyInputs(), SchemesOf(*recipe, block), control).ok());
+    EXPECT_THAT(block.roundings(), ElementsAre(expected, std::nullopt));
+  }
+  EXPECT_THAT(MakeRecipe("autoround", {{"amp", "false"}, {"products", "int8"}}).status().message(),
+              HasSubstr("products: amp=false multiplies float32"));
 }
 
 TEST(AutoRoundBlock, TheSameBytesForAnyNumberOfThreads) {

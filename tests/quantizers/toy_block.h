@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -90,7 +91,11 @@ class ToyBlock : public CalibratedBlock {
     }
   }
 
-  void SetRounding(std::optional<ProductRounding>) override {}  // float32 always
+  // Multiplies float32 always, and remembers what it was told.
+  void SetRounding(std::optional<ProductRounding> rounding) override {
+    roundings_.push_back(rounding);
+  }
+  const std::vector<std::optional<ProductRounding>>& roundings() const { return roundings_; }
 
   void Backward(const BlockPass& pass, std::span<const float> output,
                 BlockGradients& gradients) override {
@@ -219,6 +224,7 @@ class ToyBlock : public CalibratedBlock {
     return {};
   }
 
+  std::vector<std::optional<ProductRounding>> roundings_;
   std::vector<BlockLinear> linears_;
   std::map<std::string, Rows> parameters_;
 };
