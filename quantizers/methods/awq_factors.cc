@@ -117,14 +117,14 @@ class FactorSearch {
   FactorSearch(const FactorSearch&) = delete;
   FactorSearch& operator=(const FactorSearch&) = delete;
 
-  // Empty where no factors give finite outputs. All are tried with products of bfloat16, many times
-  // as fast on some processors; those that come near the best are told apart in float32.
+  // Empty where no factors give finite outputs. All are tried with products of rounded operands,
+  // many times as fast; those that come near the best are told apart in float32.
   absl::StatusOr<std::vector<float>> Best(SolverControl& control) {
     std::vector<Candidate> candidates;
     for (int step = 0; step < kAwqRatios; ++step) candidates.push_back({step, Factors(step), 0});
-    SetBFloat16(true);
+    Rank(true);
     const absl::Status status = TryAll(near(), control, candidates);
-    SetBFloat16(false);
+    Rank(false);
     RETURN_IF_ERROR(status);
     const double least = candidates.front().loss;
     std::erase_if(candidates, [&](const Candidate& c) { return !(c.loss <= least * near()); });
@@ -139,9 +139,18 @@ class FactorSearch {
     double loss;  // so far
   };
 
-  // Two losses of bfloat16 products are to each other as those of float32 within this factor. On
-  // SmolLM2's layers they were within 1.003, those by the gram matrix within 1.0001.
-  double near() const { return data_.gram.empty() ? 1.01 : 1.001; }
+  // Attention's weights, of which a few are large, would lose too much to int8.
+  ProductRounding rounding() const {
+    return group_.from == BlockValue::kAttentionInput ? ProductRounding::kBFloat16
+                                                      : ProductRounding::kInt8;
+  }
+  // Of two losses near the least, those of rounded products are to each other as those of float32
+  // within this factor. On SmolLM2's layers those by the gram matrix were within 1.002, others of
+  // int8, to all of which rounding adds about the same, within 1.009, of bfloat16 within 1.003.
+  double near() const {
+    if (!data_.gram.empty()) return 1.005;
+    return rounding() == ProductRounding::kInt8 ? 1.025 : 1.01;
+  }
 
   // Losses of the candidates, the least first, of equal ones the first step, as upstream. Losses
   // are sums over the sequences: factors are given up, with a loss of infinity, as soon as theirs
@@ -182,17 +191,16 @@ class FactorSearch {
   // While ranking: whether a loss after `sequence` is so far above that of the candidate which the
   // first sequence likes best, after the same sequences, that the rest will not make up for it.
   bool IsHopeless(size_t sequence, double loss) const {
-    if (!in_bfloat16_ || sequence >= leader_.size()) return false;
+    if (!is_ranking_ || sequence >= leader_.size()) return false;
     return loss > leader_[sequence] * (1 + 0.4 / static_cast<double>(sequence + 1));
   }
 
-  void SetBFloat16(bool on) {
-    in_bfloat16_ = on;
-    block_.SetRounding(on ? std::optional(ProductRounding::kBFloat16) : std::nullopt);
+  void Rank(bool on) {
+    is_ranking_ = on;
+    block_.SetRounding(on ? std::optional(rounding()) : std::nullopt);
     if (!on || data_.gram.empty()) return;
     const int64_t cols = group_.linears.front()->cols;
-    packed_gram_.Pack(ProductRounding::kBFloat16, ProductSide::kRight, data_.gram.data(), cols,
-                      cols);
+    packed_gram_.Pack(rounding(), ProductSide::kRight, data_.gram.data(), cols, cols);
   }
 
   // What the block makes of the sequences with the original weights, and the same products.
@@ -227,9 +235,8 @@ class FactorSearch {
     for (size_t i = 0; i < tried.size(); ++i) {
       difference[i] = tried[i] - weights_.front().values[i];
     }
-    if (in_bfloat16_) {
-      difference_.Pack(ProductRounding::kBFloat16, ProductSide::kLeft, difference.data(),
-                       linear.rows, linear.cols);
+    if (is_ranking_) {
+      difference_.Pack(rounding(), ProductSide::kLeft, difference.data(), linear.rows, linear.cols);
       MultiplyRounded(difference_, packed_gram_, {0, linear.rows, linear.cols, linear.cols}, false,
                       product.data(), linear.cols);
     } else {
@@ -279,7 +286,7 @@ class FactorSearch {
   std::vector<HalfMatrix> weights_;
   std::vector<float> columns_;
   BlockPass pass_;
-  bool in_bfloat16_ = false;
+  bool is_ranking_ = false;
   SequenceStore references_;
   std::vector<double> so_far_, leader_;  // losses after each sequence: of the last tried, the first
   FloatBuffer reference_;
