@@ -30,7 +30,8 @@ Tensor ToPlain(Weight weight, DType dtype, const StopRequest& stopped) {
     if (plain->dtype == dtype || !InfoOf(plain->dtype).is_float) return std::move(*plain);
     return Converted(*plain, dtype, stopped);
   }
-  const QuantizedTensor& quantized = std::get<QuantizedTensor>(weight);
+  QuantizedTensor& quantized = std::get<QuantizedTensor>(weight);
+  if (quantized.follows_loaded_dtype) quantized.dequantized_dtype = dtype;
   Tensor out = MakeTensor(dtype, {quantized.rows, quantized.cols});
   (void)ParallelForUnlessStopped(quantized.rows, stopped, [&](int64_t row) {
     std::vector<float> values(quantized.cols);

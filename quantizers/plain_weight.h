@@ -12,8 +12,8 @@
 namespace quantd {
 
 // The weight as a plain tensor of the float type `dtype`; quantized ones are dequantized row by
-// row. Plain integer tensors stay as they are. Ends soon after `stopped` says so, here and below,
-// with values that mean nothing.
+// row, those that follow the dtype they are loaded in straight to it. Plain integer tensors stay as
+// they are. Ends soon after `stopped` says so, here and below, with values that mean nothing.
 Tensor ToPlain(Weight weight, DType dtype, const StopRequest& stopped = {});
 
 // Whether a plain matrix can take the weight's place. UNIMPLEMENTED when its layer computes more

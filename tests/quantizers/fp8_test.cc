@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/match.h"
+#include "core/float_types.h"
+#include "quantizers/plain_weight.h"
+#include "quantizers/solvers/fp8.h"
 #include "tests/quantizers/golden.h"
 
 namespace quantd {
@@ -59,6 +62,28 @@ TEST_P(Fp8Golden, DecodesAndEncodesToTheSameBytes) {
   EXPECT_EQ(Difference(MemoryModule::ToMap(*(*codec)->Encode(*decoded)), golden.quantized), "");
   EXPECT_EQ(DequantizedDifference(*decoded, golden.dequantized), "");
   EXPECT_EQ(decoded->follows_loaded_dtype, (*codec)->quant_method() == "fp8");
+}
+
+// An element of a matrix that is the same everywhere.
+float FirstOf(const QuantizedTensor& matrix, DType dtype) {
+  const Tensor plain = ToPlain(matrix, dtype);
+  float value = 0;
+  LoadFloats(plain.view(), 0, 1, &value);
+  return value;
+}
+
+TEST(Fp8, IsDequantizedStraightToTheDtypeThatItFollows) {
+  Tensor weight = MakeTensor(DType::kBF16, {1, 32});
+  const std::vector<float> values(32, 0.3f);
+  StoreFloats(DType::kBF16, values.data(), 32, weight.bytes.data());
+  QuantizedTensor matrix = *QuantizeTilesFp8(weight.view(), {1, 32}, false);
+  matrix.scale = {0.3f};  // products that bfloat16 has not
+  ASSERT_TRUE(matrix.follows_loaded_dtype);
+  ASSERT_EQ(matrix.dequantized_dtype, DType::kBF16);
+  const float rounded = FirstOf(matrix, DType::kBF16);
+  EXPECT_NE(FirstOf(matrix, DType::kF32), rounded);
+  matrix.follows_loaded_dtype = false;
+  EXPECT_EQ(FirstOf(matrix, DType::kF32), rounded);
 }
 
 INSTANTIATE_TEST_SUITE_P(Upstream, Fp8Golden, testing::ValuesIn(Variants()));
