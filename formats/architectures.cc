@@ -9,6 +9,8 @@ constexpr ArchitectureInfo kArchitectures[] = {
     {"LlamaForCausalLM", "llama", false, false, 0, 1e-6},
     {"MistralForCausalLM", "mistral", false, false, 8, 1e-6},
     {"Qwen2ForCausalLM", "qwen2", false, true, 32, 1e-6},
+    {"Qwen3ForCausalLM", "qwen3", false, false, 32, 1e-6, 128, false, true},
+    {"Phi3ForCausalLM", "phi3", false, false, 0, 1e-5, 0, true, false},
     {"BertModel", "bert", true, true, 0, 1e-12},
 };
 

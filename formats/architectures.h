@@ -17,6 +17,9 @@ struct ArchitectureInfo {
   bool qkv_bias;             // always on, whatever attention_bias says
   int64_t default_kv_heads;  // when the key is missing; 0: as many as heads
   double default_norm_eps;
+  int64_t default_head_dim = 0;    // when the key is missing; 0: hidden_size over heads
+  bool fused_projections = false;  // ModelConfig
+  bool qk_norm = false;            // ModelConfig
 };
 
 // nullptr when unknown.

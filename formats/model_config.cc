@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "formats/architectures.h"
 #include "formats/escaped_name.h"
+#include "formats/huggingface/rope_config.h"
 #include "formats/huggingface/strict_json.h"
 
 namespace quantd {
@@ -120,7 +121,8 @@ absl::Status ParseDimensions(const JsonFields& fields, const Json& json,
     const bool missing = !json.contains("num_key_value_heads") && info.default_kv_heads != 0;
     config->num_key_value_heads = kv_heads.value_or(missing ? info.default_kv_heads : heads);
   }
-  ASSIGN_OR_RETURN(const auto head_dim, fields.OptionalInteger("head_dim", 1, kMaxHeadDim));
+  ASSIGN_OR_RETURN(auto head_dim, fields.OptionalInteger("head_dim", 1, kMaxHeadDim));
+  if (!json.contains("head_dim") && info.default_head_dim != 0) head_dim = info.default_head_dim;
   if (!head_dim && config->hidden_size % heads != 0) {
     return Invalid(absl::StrCat("hidden_size ", config->hidden_size,
                                 " is not a multiple of num_attention_heads ", heads));
@@ -129,60 +131,13 @@ absl::Status ParseDimensions(const JsonFields& fields, const Json& json,
   return absl::OkStatus();
 }
 
-// `rope`: rope_scaling, or rope_parameters of Transformers 5, which holds rope_theta as well.
-absl::Status ParseRopeScaling(const Json& rope, absl::string_view key, ModelConfig* config) {
-  const JsonFields fields(rope, absl::StrCat(kFile, ": ", key));
-  ASSIGN_OR_RETURN(auto type, fields.OptionalString("rope_type"));
-  if (!type) {
-    ASSIGN_OR_RETURN(type, fields.OptionalString("type"));
-  }
-  ASSIGN_OR_RETURN(const auto partial, fields.OptionalNumber("partial_rotary_factor"));
-  if (partial && *partial != 1) {
-    return absl::UnimplementedError(
-        absl::StrCat(kFile, ": partial_rotary_factor ", *partial, " is not supported, only 1"));
-  }
-  RopeScaling& scaling = config->rope_scaling;
-  if (!type || *type == "default") return absl::OkStatus();
-  if (*type != "linear" && *type != "llama3") {
-    return absl::UnimplementedError(
-        absl::StrCat(kFile, ": rope type ", Quoted(*type),
-                     " is not supported; supported are default, linear, "
-                     "llama3"));
-  }
-  ASSIGN_OR_RETURN(scaling.factor, fields.Number("factor"));
-  RETURN_IF_ERROR(Positive("rope factor", scaling.factor));
-  scaling.kind = RopeScaling::Kind::kLinear;
-  if (*type == "linear") return absl::OkStatus();
-  scaling.kind = RopeScaling::Kind::kLlama3;
-  ASSIGN_OR_RETURN(scaling.low_freq_factor, fields.Number("low_freq_factor"));
-  ASSIGN_OR_RETURN(scaling.high_freq_factor, fields.Number("high_freq_factor"));
-  ASSIGN_OR_RETURN(scaling.original_max_positions,
-                   fields.Integer("original_max_position_embeddings", 1, int64_t{1} << 40));
-  return absl::OkStatus();
-}
-
-absl::Status ParseRope(const JsonFields& fields, ModelConfig* config) {
-  ASSIGN_OR_RETURN(const auto theta, fields.OptionalNumber("rope_theta"));
-  config->rope_theta = theta.value_or(10000);
-  ASSIGN_OR_RETURN(const Json* parameters, fields.OptionalObject("rope_parameters"));
-  ASSIGN_OR_RETURN(const Json* scaling, fields.OptionalObject("rope_scaling"));
-  if (parameters != nullptr) {
-    const JsonFields rope(*parameters, absl::StrCat(kFile, ": rope_parameters"));
-    ASSIGN_OR_RETURN(const auto inner_theta, rope.OptionalNumber("rope_theta"));
-    if (inner_theta) config->rope_theta = *inner_theta;
-    return ParseRopeScaling(*parameters, "rope_parameters", config);
-  }
-  if (scaling != nullptr) return ParseRopeScaling(*scaling, "rope_scaling", config);
-  return absl::OkStatus();
-}
-
-// Mistral: a window or null. Qwen2: only with use_sliding_window, and from layer max_window_layers
-// on.
+// Mistral and Phi3: a window or null. Qwen: only with use_sliding_window, and from layer
+// max_window_layers on.
 absl::Status ParseWindow(const JsonFields& fields, ModelConfig* config) {
   if (config->model_type == "llama" || config->is_encoder()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const auto window, fields.OptionalInteger("sliding_window", 0,
                                                              std::numeric_limits<int64_t>::max()));
-  if (config->model_type == "qwen2") {
+  if (config->model_type == "qwen2" || config->model_type == "qwen3") {
     ASSIGN_OR_RETURN(const auto use, fields.OptionalBool("use_sliding_window"));
     ASSIGN_OR_RETURN(const auto full_layers,
                      fields.OptionalInteger("max_window_layers", 0, int64_t{1} << 31));
@@ -198,11 +153,12 @@ absl::Status ParseWindow(const JsonFields& fields, ModelConfig* config) {
   return absl::OkStatus();
 }
 
-absl::Status ParseDecoder(const JsonFields& fields, ModelConfig* config) {
+absl::Status ParseDecoder(const JsonFields& fields, const Json& json, ModelConfig* config) {
   ASSIGN_OR_RETURN(const auto attention_bias, fields.OptionalBool("attention_bias"));
   ASSIGN_OR_RETURN(const auto mlp_bias, fields.OptionalBool("mlp_bias"));
   ASSIGN_OR_RETURN(const auto tied, fields.OptionalBool("tie_word_embeddings"));
-  config->attention_bias |= config->model_type == "llama" && attention_bias.value_or(false);
+  const bool may_have_bias = config->model_type == "llama" || config->model_type == "qwen3";
+  config->attention_bias |= may_have_bias && attention_bias.value_or(false);
   config->mlp_bias = config->model_type == "llama" && mlp_bias.value_or(false);
   config->tie_word_embeddings = tied.value_or(false);
   if (config->hidden_act == "swish") config->hidden_act = "silu";
@@ -211,7 +167,7 @@ absl::Status ParseDecoder(const JsonFields& fields, ModelConfig* config) {
                                                  " is not supported for ", config->architecture,
                                                  ", only silu"));
   }
-  RETURN_IF_ERROR(ParseRope(fields, config));
+  RETURN_IF_ERROR(ParseRope(json, config));
   return ParseWindow(fields, config);
 }
 
@@ -272,6 +228,8 @@ absl::StatusOr<ModelConfig> ParseHfConfig(const std::string& config_json) {
   config.architecture = std::string(info->architecture);
   config.model_type = std::string(info->model_type);
   config.attention_bias = info->qkv_bias;
+  config.fused_projections = info->fused_projections;
+  config.qk_norm = info->qk_norm;
   config.config_json = config_json;
   RETURN_IF_ERROR(ParseDimensions(fields, json, *info, &config));
   ASSIGN_OR_RETURN(const auto eps,
@@ -279,7 +237,8 @@ absl::StatusOr<ModelConfig> ParseHfConfig(const std::string& config_json) {
   config.norm_eps = eps.value_or(info->default_norm_eps);
   ASSIGN_OR_RETURN(const auto activation, fields.OptionalString("hidden_act"));
   config.hidden_act = activation.value_or(info->is_encoder ? "gelu" : "silu");
-  RETURN_IF_ERROR(info->is_encoder ? ParseEncoder(fields, &config) : ParseDecoder(fields, &config));
+  RETURN_IF_ERROR(info->is_encoder ? ParseEncoder(fields, &config)
+                                   : ParseDecoder(fields, json, &config));
   RETURN_IF_ERROR(ParseDType(fields, &config));
   RETURN_IF_ERROR(ParseQuantizationConfig(fields, &config));
   ASSIGN_OR_RETURN(config.bos_token_id, TokenId(fields, "bos_token_id", config.vocab_size));
@@ -330,21 +289,7 @@ absl::Status CheckModelConfig(const ModelConfig& config) {
                                   config.hidden_size));
     }
   } else {
-    RETURN_IF_ERROR(Positive("rope_theta", config.rope_theta));
-    if (config.head_dim % 2 != 0) {
-      return Invalid(absl::StrCat("head_dim is ", config.head_dim,
-                                  ", expected an even number (rotary positions pair dimensions)"));
-    }
-  }
-  const RopeScaling& rope = config.rope_scaling;
-  if (rope.kind != RopeScaling::Kind::kNone) RETURN_IF_ERROR(Positive("rope factor", rope.factor));
-  if (rope.kind == RopeScaling::Kind::kLlama3) {
-    RETURN_IF_ERROR(Positive("low_freq_factor", rope.low_freq_factor));
-    RETURN_IF_ERROR(Positive("high_freq_factor", rope.high_freq_factor));
-    if (rope.high_freq_factor <= rope.low_freq_factor || rope.original_max_positions < 1) {
-      return Invalid(absl::StrCat("high_freq_factor ", rope.high_freq_factor,
-                                  " is not above low_freq_factor ", rope.low_freq_factor));
-    }
+    RETURN_IF_ERROR(CheckRope(config));
   }
   for (const auto& [key, id] : {std::pair("bos_token_id", config.bos_token_id),
                                 std::pair("pad_token_id", config.pad_token_id)}) {

@@ -13,20 +13,24 @@
 namespace quantd {
 
 struct RopeScaling {
-  enum class Kind { kNone, kLinear, kLlama3 };
+  enum class Kind { kNone, kLinear, kLlama3, kLongRope };
   Kind kind = Kind::kNone;
   double factor = 1;
   double low_freq_factor = 1;   // llama3
   double high_freq_factor = 4;  // llama3
   int64_t original_max_positions = 8192;
+  // longrope: what divides the frequencies, [rotary_dims/2], in contexts of up to
+  // original_max_positions and in longer ones, and what multiplies cosines and sines.
+  std::vector<float> short_factors, long_factors;
+  double attention_factor = 1;
   std::vector<float> frequency_divisors;  // GGUF rope_freqs.weight, [head_dim/2]; replaces the rest
 };
 
 struct ModelConfig {
-  // The transformers class, e.g. "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM",
-  // "BertModel". GGUF's general.architecture is mapped to it.
+  // The transformers class, e.g. "LlamaForCausalLM", "Phi3ForCausalLM", "BertModel". GGUF's
+  // general.architecture is mapped to it.
   std::string architecture;
-  std::string model_type;     // "llama", "mistral", "qwen2", "bert"
+  std::string model_type;     // "llama", "mistral", "qwen2", "qwen3", "phi3", "bert"
   DType dtype = DType::kF32;  // of the unquantized parameters
 
   int64_t vocab_size = 0;
@@ -43,8 +47,12 @@ struct ModelConfig {
   bool attention_bias = false;  // on q, k, v (Qwen2: true)
   bool mlp_bias = false;
   int64_t sliding_window = 0;  // 0: full attention
+  // Phi3: the rows of q, k and v are one matrix, those of gate and up another.
+  bool fused_projections = false;
+  bool qk_norm = false;  // an RMS norm of every head of q and k, before the rotation (Qwen3)
 
   double rope_theta = 10000;
+  int64_t rotary_dim = 0;  // the first dimensions of a head, which positions rotate; 0: all
   RopeScaling rope_scaling;
 
   // Encoders.
@@ -62,6 +70,7 @@ struct ModelConfig {
   std::string config_json;
 
   bool is_encoder() const { return model_type == "bert"; }
+  int64_t rotary_dims() const { return rotary_dim > 0 ? rotary_dim : head_dim; }
 };
 
 // Parses config.json strictly, in the spelling of Transformers 4 (rope_theta, rope_scaling,

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/architectures.h"
+#include "formats/huggingface/rope_config.h"
 #include "formats/huggingface/strict_json.h"
 #include "formats/model_config.h"
 
@@ -45,6 +46,29 @@ absl::StatusOr<RopeScaling> Llama3FromDivisors(const ModelConfig& config) {
   return rope;
 }
 
+Json LongRopeJson(const ModelConfig& config) {
+  const RopeScaling& rope = config.rope_scaling;
+  Json json = {{"type", "longrope"},
+               {"short_factor", rope.short_factors},
+               {"long_factor", rope.long_factors}};
+  const double factor = static_cast<double>(config.max_position_embeddings) /
+                        static_cast<double>(rope.original_max_positions);
+  const double usual = LongRopeAttentionFactor(factor, rope.original_max_positions);
+  // GGUF keeps it in float32.
+  if (std::abs(rope.attention_factor - usual) > 1e-6 * usual) {
+    json["attention_factor"] = rope.attention_factor;
+  }
+  return json;
+}
+
+// The factor that gives rotary_dim when it is multiplied by head_dim and cut to an integer.
+double PartialRotaryFactor(const ModelConfig& config) {
+  const auto head_dim = static_cast<double>(config.head_dim);
+  const double factor = static_cast<double>(config.rotary_dims()) / head_dim;
+  const bool cut = static_cast<int64_t>(head_dim * factor) < config.rotary_dims();
+  return cut ? std::nextafter(factor, 2.0) : factor;
+}
+
 absl::StatusOr<Json> RopeScalingJson(const ModelConfig& config) {
   RopeScaling rope = config.rope_scaling;
   if (!rope.frequency_divisors.empty()) {
@@ -59,6 +83,8 @@ absl::StatusOr<Json> RopeScalingJson(const ModelConfig& config) {
                   {"low_freq_factor", rope.low_freq_factor},
                   {"high_freq_factor", rope.high_freq_factor},
                   {"original_max_position_embeddings", rope.original_max_positions}};
+    case RopeScaling::Kind::kLongRope:
+      return LongRopeJson(config);
     case RopeScaling::Kind::kNone:
       break;
   }
@@ -101,7 +127,19 @@ absl::StatusOr<Json> MakeJson(const ModelConfig& config) {
     json["sliding_window"] =
         config.sliding_window > 0 ? Json(config.sliding_window) : Json(nullptr);
   }
-  if (config.model_type == "qwen2") {
+  if (config.model_type == "qwen3") json["attention_bias"] = config.attention_bias;
+  if (config.model_type == "phi3") {
+    // An absent id would be one of Phi-3's own vocabulary.
+    for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+      if (!json.contains(key)) json[key] = nullptr;
+    }
+    json["partial_rotary_factor"] = PartialRotaryFactor(config);
+    json["original_max_position_embeddings"] =
+        config.rope_scaling.kind == RopeScaling::Kind::kLongRope
+            ? config.rope_scaling.original_max_positions
+            : config.max_position_embeddings;
+  }
+  if (config.model_type == "qwen2" || config.model_type == "qwen3") {
     json["use_sliding_window"] = config.sliding_window > 0;
     json["max_window_layers"] = config.sliding_window > 0 ? 0 : config.num_hidden_layers;
   }

@@ -22,6 +22,7 @@ double ScaleLlama3(double frequency, const RopeScaling& scaling) {
 double Scale(double frequency, const RopeScaling& scaling) {
   switch (scaling.kind) {
     case RopeScaling::Kind::kNone:
+    case RopeScaling::Kind::kLongRope:
       return frequency;
     case RopeScaling::Kind::kLinear:
       return frequency / scaling.factor;
@@ -31,14 +32,20 @@ double Scale(double frequency, const RopeScaling& scaling) {
   return frequency;
 }
 
+// What divides the frequencies; empty: nothing.
+const std::vector<float>& DivisorsOf(const RopeScaling& scaling, int64_t positions) {
+  if (scaling.kind != RopeScaling::Kind::kLongRope) return scaling.frequency_divisors;
+  return positions > scaling.original_max_positions ? scaling.long_factors : scaling.short_factors;
+}
+
 }  // namespace
 
-std::vector<double> RopeFrequencies(const ModelConfig& config) {
-  const int64_t half = config.head_dim / 2;
-  const std::vector<float>& divisors = config.rope_scaling.frequency_divisors;
-  std::vector<double> frequencies(static_cast<size_t>(half));
-  for (int64_t i = 0; i < half; ++i) {
-    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim);
+std::vector<double> RopeFrequencies(const ModelConfig& config, int64_t positions) {
+  const int64_t dims = config.rotary_dims();
+  const std::vector<float>& divisors = DivisorsOf(config.rope_scaling, positions);
+  std::vector<double> frequencies(static_cast<size_t>(dims / 2));
+  for (int64_t i = 0; i < dims / 2; ++i) {
+    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(dims);
     const double frequency = std::pow(config.rope_theta, -exponent);
     frequencies[i] =
         divisors.empty() ? Scale(frequency, config.rope_scaling) : frequency / divisors[i];
@@ -47,15 +54,16 @@ std::vector<double> RopeFrequencies(const ModelConfig& config) {
 }
 
 std::vector<float> RopeTable(const ModelConfig& config, int64_t positions) {
-  const std::vector<double> frequencies = RopeFrequencies(config);
+  const std::vector<double> frequencies = RopeFrequencies(config, positions);
+  const double factor = config.rope_scaling.attention_factor;
   const size_t half = frequencies.size();
   std::vector<float> table(static_cast<size_t>(positions) * half * 2);
   ParallelFor(positions, [&](int64_t position) {
     float* row = table.data() + position * half * 2;
     for (size_t i = 0; i < half; ++i) {
       const double angle = static_cast<double>(position) * frequencies[i];
-      row[i] = static_cast<float>(std::cos(angle));
-      row[half + i] = static_cast<float>(std::sin(angle));
+      row[i] = static_cast<float>(std::cos(angle) * factor);
+      row[half + i] = static_cast<float>(std::sin(angle) * factor);
     }
   });
   return table;

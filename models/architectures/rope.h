@@ -9,13 +9,16 @@
 
 namespace quantd {
 
-// Radians per position of each of the head_dim/2 pairs: theta^(-2i/head_dim), scaled as
-// `config.rope_scaling` says (transformers 4.57, modeling_rope_utils.py: default, linear, llama3;
-// or GGUF's explicit divisors, which replace the rest).
-std::vector<double> RopeFrequencies(const ModelConfig& config);
+// Radians per position of each of the rotary_dims/2 pairs: theta^(-2i/rotary_dims), scaled as
+// `config.rope_scaling` says (transformers 5.23, modeling_rope_utils.py: default, linear, llama3,
+// longrope; or GGUF's explicit divisors, which replace the rest). longrope's are those of contexts
+// of so many `positions`.
+std::vector<double> RopeFrequencies(const ModelConfig& config, int64_t positions);
 
-// [positions, head_dim]: head_dim/2 cosines, then head_dim/2 sines, computed in double. The layout
-// of AttentionArgs::rope.
+// [positions, rotary_dims]: rotary_dims/2 cosines, then as many sines, computed in double. The
+// layout of AttentionArgs::rope. A context beyond longrope's original length takes the long factors
+// from its first position on, as llama.cpp and vLLM do; Transformers changes over where a sequence
+// grows beyond that length, whose keys so far are then of the wrong rotation.
 std::vector<float> RopeTable(const ModelConfig& config, int64_t positions);
 
 }  // namespace quantd

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "config_text.h"
 #include "formats/huggingface/sentence_transformers.h"
 
 namespace quantd {
@@ -17,37 +18,6 @@ namespace {
 using absl::StatusCode;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-const std::map<std::string, std::string>& LlamaKeys() {
-  static const std::map<std::string, std::string> keys = {
-      {"architectures", R"(["LlamaForCausalLM"])"},
-      {"model_type", R"("llama")"},
-      {"vocab_size", "512"},
-      {"hidden_size", "256"},
-      {"intermediate_size", "512"},
-      {"num_hidden_layers", "2"},
-      {"num_attention_heads", "4"},
-      {"num_key_value_heads", "2"},
-      {"max_position_embeddings", "512"},
-      {"rms_norm_eps", "1e-05"},
-      {"rope_theta", "10000.0"},
-      {"hidden_act", R"("silu")"},
-      {"bos_token_id", "1"},
-      {"eos_token_id", "2"},
-  };
-  return keys;
-}
-
-// The Llama config with keys replaced; an empty value removes the key.
-std::string Llama(const std::map<std::string, std::string>& changes) {
-  auto keys = LlamaKeys();
-  for (const auto& [key, value] : changes) keys[key] = value;
-  std::string json = "{";
-  for (const auto& [key, value] : keys) {
-    if (!value.empty()) absl::StrAppend(&json, json.size() > 1 ? "," : "", "\"", key, "\":", value);
-  }
-  return json + "}";
-}
 
 std::string Bert(const std::map<std::string, std::string>& changes) {
   std::map<std::string, std::string> all = {{"architectures", R"(["BertModel"])"},
@@ -60,13 +30,6 @@ std::string Bert(const std::map<std::string, std::string>& changes) {
                                             {"rope_theta", ""}};
   for (const auto& [key, value] : changes) all[key] = value;
   return Llama(all);
-}
-
-void ExpectRefused(const std::string& json, StatusCode code, const std::string& message) {
-  const absl::Status status = ParseHfConfig(json).status();
-  EXPECT_EQ(status.code(), code) << status << " for " << json.substr(0, 300);
-  EXPECT_THAT(std::string(status.message()), HasSubstr(message));
-  EXPECT_LT(status.message().size(), 800u);
 }
 
 TEST(ParseHfConfig, ReadsLlamaInBothSpellings) {
@@ -280,6 +243,7 @@ TEST(WriteHfConfig, MakesAConfigFromFields) {
         Llama({{"architectures", R"(["MistralForCausalLM"])"},
                {"model_type", R"("mistral")"},
                {"sliding_window", "64"}}),
+        Qwen3({{"head_dim", "48"}, {"attention_bias", "true"}}), Phi3({{"sliding_window", "64"}}),
         Bert({})}) {
     ModelConfig config = *ParseHfConfig(json);
     config.config_json.clear();

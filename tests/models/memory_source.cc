@@ -136,6 +136,11 @@ std::unique_ptr<MemorySource> RandomDecoder(const ModelConfig& config, uint32_t 
     AddMatrix(*source, random, layer + "self_attn.q_proj", q, hidden, config.attention_bias);
     AddMatrix(*source, random, layer + "self_attn.k_proj", kv, hidden, config.attention_bias);
     AddMatrix(*source, random, layer + "self_attn.v_proj", kv, hidden, config.attention_bias);
+    for (const char* norm : {"q_norm", "k_norm"}) {
+      if (!config.qk_norm) break;
+      source->SetFloats(layer + "self_attn." + norm + ".weight", {config.head_dim},
+                        random.Normal(config.head_dim, 0.2f, 1));
+    }
     AddMatrix(*source, random, layer + "self_attn.o_proj", hidden, q, false);
     source->SetFloats(layer + "post_attention_layernorm.weight", {hidden},
                       random.Normal(hidden, 0.2f, 1));
@@ -147,7 +152,46 @@ std::unique_ptr<MemorySource> RandomDecoder(const ModelConfig& config, uint32_t 
   if (!config.tie_word_embeddings) {
     AddMatrix(*source, random, "lm_head", config.vocab_size, hidden, false);
   }
+  if (config.fused_projections) FuseProjections(*source);
   return source;
+}
+
+void FuseProjections(MemorySource& source) {
+  const auto stack = [&source](const std::string& to, const std::vector<std::string>& parts) {
+    std::vector<float> rows;
+    for (const std::string& part : parts) {
+      const std::vector<float> values = source.Floats(part + ".weight");
+      rows.insert(rows.end(), values.begin(), values.end());
+      source.Erase(part + ".weight");
+    }
+    const int64_t hidden = source.config().hidden_size;
+    source.SetFloats(to + ".weight", {static_cast<int64_t>(rows.size()) / hidden, hidden}, rows);
+  };
+  for (int64_t i = 0; i < source.config().num_hidden_layers; ++i) {
+    const std::string attention = absl::StrCat("model.layers.", i, ".self_attn.");
+    const std::string mlp = absl::StrCat("model.layers.", i, ".mlp.");
+    stack(attention + "qkv_proj",
+          {attention + "q_proj", attention + "k_proj", attention + "v_proj"});
+    stack(mlp + "gate_up_proj", {mlp + "gate_proj", mlp + "up_proj"});
+  }
+  source.mutable_config().fused_projections = true;
+}
+
+ModelConfig TinyPhi3Config() {
+  ModelConfig config = TinyDecoderConfig();
+  config.architecture = "Phi3ForCausalLM";
+  config.model_type = "phi3";
+  config.fused_projections = true;
+  return config;
+}
+
+ModelConfig TinyQwen3Config() {
+  ModelConfig config = TinyDecoderConfig();
+  config.architecture = "Qwen3ForCausalLM";
+  config.model_type = "qwen3";
+  config.qk_norm = true;
+  config.head_dim = 18;  // not hidden_size over heads
+  return config;
 }
 
 ModelConfig TinyEncoderConfig() {

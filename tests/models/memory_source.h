@@ -41,8 +41,13 @@ class MemorySource : public ModelSource {
 
 // A small causal model: 3 layers, GQA of 4 heads on 2, head_dim 16, vocabulary 97.
 ModelConfig TinyDecoderConfig();
-// Random parameters for `config` (F32), deterministic in `seed`. Qwen2 biases if attention_bias.
+ModelConfig TinyPhi3Config();   // the same with fused projections
+ModelConfig TinyQwen3Config();  // and with norms of 72 dimensions of q and 36 of k
+// Random parameters for `config` (F32), deterministic in `seed`, the same whether projections are
+// fused or not. Qwen2 biases if attention_bias.
 std::unique_ptr<MemorySource> RandomDecoder(const ModelConfig& config, uint32_t seed);
+// Stacks the weights of q, k and v, and of gate and up, as Phi3 has them.
+void FuseProjections(MemorySource& source);
 
 // A small encoder: 2 layers of 4 heads, hidden 32, vocabulary 53, 64 positions.
 ModelConfig TinyEncoderConfig();

@@ -183,12 +183,12 @@ TEST(WithoutInputTransform, AddsOutliers) {
 TEST(RopeFrequencies, StretchLongWavelengthsOnly) {
   ModelConfig config = TinyDecoderConfig();
   config.head_dim = 64;
-  const std::vector<double> plain = RopeFrequencies(config);
+  const std::vector<double> plain = RopeFrequencies(config, 256);
   EXPECT_DOUBLE_EQ(plain[0], 1);
   EXPECT_NEAR(plain[16], 0.01, 1e-12);
   config.rope_scaling.kind = RopeScaling::Kind::kLlama3;
   config.rope_scaling.factor = 8;
-  const std::vector<double> scaled = RopeFrequencies(config);
+  const std::vector<double> scaled = RopeFrequencies(config, 256);
   EXPECT_DOUBLE_EQ(scaled[0], plain[0]);
   EXPECT_DOUBLE_EQ(scaled[31], plain[31] / 8);
   // In between: wavelength 2 pi / 1e-3 = 6283 of 8192, smooth = (8192/6283.19 - 1) / 3.

@@ -1,6 +1,7 @@
 #include "reference_forward.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -43,6 +44,52 @@ class Forward {
     return y;
   }
 
+  // The outputs of rows [first, first + count) of a module.
+  Rows LinearRows(const Rows& x, const std::string& module, int64_t first, int64_t count) const {
+    Rows y = Linear(x, module);
+    for (Row& row : y) row = Row(row.begin() + first, row.begin() + first + count);
+    return y;
+  }
+
+  // q, k and v, whether they are one matrix or three.
+  std::array<Rows, 3> Qkv(const Rows& x, const std::string& attention) const {
+    const int64_t q = config_.num_attention_heads * config_.head_dim;
+    const int64_t kv = config_.num_key_value_heads * config_.head_dim;
+    if (!config_.fused_projections) {
+      return {Linear(x, attention + "q_proj"), Linear(x, attention + "k_proj"),
+              Linear(x, attention + "v_proj")};
+    }
+    const std::string fused = attention + "qkv_proj";
+    return {LinearRows(x, fused, 0, q), LinearRows(x, fused, q, kv),
+            LinearRows(x, fused, q + kv, kv)};
+  }
+
+  std::array<Rows, 2> GateUp(const Rows& x, const std::string& mlp) const {
+    if (!config_.fused_projections) {
+      return {Linear(x, mlp + "gate_proj"), Linear(x, mlp + "up_proj")};
+    }
+    const int64_t width = config_.intermediate_size;
+    return {LinearRows(x, mlp + "gate_up_proj", 0, width),
+            LinearRows(x, mlp + "gate_up_proj", width, width)};
+  }
+
+  // Every head by itself.
+  Rows HeadNorm(const Rows& x, const std::string& name) const {
+    Rows heads;
+    for (const Row& row : x) {
+      for (auto head = row.begin(); head != row.end(); head += config_.head_dim) {
+        heads.emplace_back(head, head + config_.head_dim);
+      }
+    }
+    heads = RmsNorm(std::move(heads), name);
+    Rows y(x.size());
+    const size_t per_row = heads.size() / x.size();
+    for (size_t i = 0; i < heads.size(); ++i) {
+      y[i / per_row].insert(y[i / per_row].end(), heads[i].begin(), heads[i].end());
+    }
+    return y;
+  }
+
   Rows RmsNorm(Rows x, const std::string& name) const {
     const std::vector<float> weight = source_.Floats(name);
     for (Row& row : x) {
@@ -70,16 +117,19 @@ class Forward {
   }
 
   void Rotate(Rows& x) const {
-    const std::vector<double> frequencies = RopeFrequencies(config_);
+    const std::vector<double> frequencies =
+        RopeFrequencies(config_, config_.max_position_embeddings);
+    const double factor = config_.rope_scaling.attention_factor;
     const size_t half = frequencies.size();
     for (size_t t = 0; t < x.size(); ++t) {
-      for (size_t head = 0; head < x[t].size(); head += 2 * half) {
+      for (size_t head = 0; head < x[t].size(); head += config_.head_dim) {
         for (size_t i = 0; i < half; ++i) {
-          const double angle = t * frequencies[i];
+          const double cosine = std::cos(t * frequencies[i]) * factor;
+          const double sine = std::sin(t * frequencies[i]) * factor;
           double& a = x[t][head + i];
           double& b = x[t][head + half + i];
-          const double first = a * std::cos(angle) - b * std::sin(angle);
-          b = b * std::cos(angle) + a * std::sin(angle);
+          const double first = a * cosine - b * sine;
+          b = b * cosine + a * sine;
           a = first;
         }
       }
@@ -134,15 +184,16 @@ std::vector<double> ReferenceLogits(const MemorySource& source, const std::vecto
   for (int64_t i = 0; i < source.config().num_hidden_layers; ++i) {
     const std::string layer = absl::StrCat("model.layers.", i, ".");
     const Rows normed = f.RmsNorm(x, layer + "input_layernorm.weight");
-    Rows q = f.Linear(normed, layer + "self_attn.q_proj");
-    Rows k = f.Linear(normed, layer + "self_attn.k_proj");
+    auto [q, k, v] = f.Qkv(normed, layer + "self_attn.");
+    if (source.config().qk_norm) {
+      q = f.HeadNorm(q, layer + "self_attn.q_norm.weight");
+      k = f.HeadNorm(k, layer + "self_attn.k_norm.weight");
+    }
     f.Rotate(q);
     f.Rotate(k);
-    const Rows v = f.Linear(normed, layer + "self_attn.v_proj");
     AddTo(x, f.Linear(f.Attention(q, k, v, /*causal=*/true), layer + "self_attn.o_proj"));
     const Rows mlp_in = f.RmsNorm(x, layer + "post_attention_layernorm.weight");
-    Rows gate = f.Linear(mlp_in, layer + "mlp.gate_proj");
-    const Rows up = f.Linear(mlp_in, layer + "mlp.up_proj");
+    auto [gate, up] = f.GateUp(mlp_in, layer + "mlp.");
     for (size_t t = 0; t < gate.size(); ++t) {
       for (size_t j = 0; j < gate[t].size(); ++j) {
         gate[t][j] = gate[t][j] / (1 + std::exp(-gate[t][j])) * up[t][j];

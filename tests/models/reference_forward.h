@@ -10,7 +10,7 @@
 
 namespace quantd {
 
-// Logits of every position, [tokens, vocab].
+// Logits of every position, [tokens, vocab], in a context of max_position_embeddings.
 std::vector<double> ReferenceLogits(const MemorySource& source, const std::vector<int32_t>& ids);
 // Last hidden states of an encoder, [tokens, hidden].
 std::vector<double> ReferenceHiddenStates(const MemorySource& source,
