@@ -148,8 +148,14 @@ struct AttentionArgs {
   int head_dim = 0;
   float scale = 0;  // usually 1/sqrt(head_dim)
   bool causal = true;
-  // [max positions, head_dim/2 cosines then head_dim/2 sines]: the rotate-half form of RoPE,
-  // applied to q and k before k enters the cache. Null: positions are not rotated.
+  // [1, head_dim]: weights of an RMS norm of every head of q, and of k, before anything else. Both
+  // or neither.
+  const DeviceArray* q_norm = nullptr;
+  const DeviceArray* k_norm = nullptr;
+  float norm_epsilon = 0;
+  // [max positions, n/2 cosines then n/2 sines]: the rotate-half form of RoPE on the first n <=
+  // head_dim dimensions, applied to q and k before k enters the cache. Null: positions are not
+  // rotated.
   const DeviceArray* rope = nullptr;
   const DeviceArray* qkv = nullptr;  // [tokens, (heads + 2 kv_heads) * head_dim]: q, then k, then v
   std::span<const SequenceRows> sequences;

@@ -18,7 +18,7 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 absl::Status CheckShapes(const AttentionArgs& a) {
   if (a.qkv == nullptr || a.out == nullptr || a.heads <= 0 || a.kv_heads <= 0 || a.head_dim <= 0 ||
-      a.heads % a.kv_heads != 0) {
+      a.head_dim > kLargestHead || a.heads % a.kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat("attention: impossible heads: ", a.heads, " of ",
                                                    a.head_dim, " over ", a.kv_heads));
   }
@@ -28,6 +28,12 @@ absl::Status CheckShapes(const AttentionArgs& a) {
     return absl::InvalidArgumentError(absl::StrCat("attention: qkv has ", a.qkv->cols(),
                                                    " columns, expected ", qkv, "; out has ",
                                                    a.out->cols(), ", expected ", out));
+  }
+  const auto fits = [&a](const DeviceArray* norm) {
+    return norm == nullptr || (norm->rows() >= 1 && norm->cols() == a.head_dim);
+  };
+  if (!fits(a.q_norm) || !fits(a.k_norm) || (a.q_norm == nullptr) != (a.k_norm == nullptr)) {
+    return absl::InvalidArgumentError("attention: the norms of q and k are not as wide as a head");
   }
   if (a.rope != nullptr && (a.rope->cols() > a.head_dim || a.rope->cols() % 2 != 0)) {
     return absl::InvalidArgumentError("attention: the rotation is wider than a head");
@@ -158,16 +164,26 @@ void AttentionRunner::Rotate(const AttentionArgs& args, int64_t token_head) {
   const int64_t position = s.rows.position + token - s.rows.first_row;
   const float* rope = args.rope == nullptr ? nullptr : AsCpu(*args.rope).row(position);
   const int64_t rope_cols = args.rope == nullptr ? 0 : args.rope->cols();
+  float buffer[kLargestHead];
+  const auto normed = [&](const float* x, const DeviceArray* weight) -> const float* {
+    if (weight == nullptr) return x;
+    const RowNorm norm = {.kind = Norm::Kind::kRms,
+                          .weight = AsCpu(*weight).data(),
+                          .bias = nullptr,
+                          .epsilon = args.norm_epsilon};
+    kernels_.normalize(x, dim, norm, buffer);
+    return buffer;
+  };
   const float* in = AsCpu(*args.qkv).row(token);
   const int64_t tokens = static_cast<int64_t>(sequence_of_row_.size());
   float* q = q_.data() + (head * tokens + token) * group * dim;
   for (int g = 0; g < group; ++g) {
-    RotateHalf(in + (head * group + g) * dim, args.head_dim, rope, rope_cols, args.scale,
-               q + g * dim);
+    RotateHalf(normed(in + (head * group + g) * dim, args.q_norm), args.head_dim, rope, rope_cols,
+               args.scale, q + g * dim);
   }
-  float key[1024];
+  float key[kLargestHead];
   const float* k = in + (args.heads + head) * dim;
-  RotateHalf(k, args.head_dim, rope, rope_cols, 1.0f, key);
+  RotateHalf(normed(k, args.k_norm), args.head_dim, rope, rope_cols, 1.0f, key);
   s.layer.Store(kernels_, head, position, key, k + args.kv_heads * dim);
 }
 

@@ -7,8 +7,6 @@
 namespace quantd::cpu {
 namespace {
 
-constexpr int kLargestHead = 1024;
-
 bool Possible(const KvShape& s) {
   constexpr int64_t kMost = int64_t{1} << 24;
   return s.layers > 0 && s.kv_heads > 0 && s.head_dim > 0 && s.head_dim <= kLargestHead &&

@@ -10,6 +10,8 @@
 
 namespace quantd::cpu {
 
+inline constexpr int kLargestHead = 1024;  // dimensions
+
 // One layer's keys [kv_heads][capacity / 16][head_dim][16] and values [kv_heads][capacity][stride]:
 // the scores of 16 keys need no horizontal sum, and a value row adds without a gather.
 struct KvLayer {

@@ -9,6 +9,7 @@ namespace quantd::opencl {
 namespace {
 
 constexpr const char* kAttentionSources[] = {source::attention};
+constexpr const char* kNormedSources[] = {source::work_group, source::attention};
 constexpr const char* kBlockSources[] = {source::attention_block};
 
 absl::Status CheckCache(const AttentionArgs& args, const SequenceRows& sequence) {
@@ -39,6 +40,13 @@ absl::Status CheckAttention(const AttentionArgs& args) {
   if (args.qkv->cols() != width * args.head_dim ||
       args.out->cols() != int64_t{args.heads} * args.head_dim) {
     return absl::InvalidArgumentError("qkv or the output has a width that the heads do not give");
+  }
+  const auto fits = [&args](const DeviceArray* norm) {
+    return norm == nullptr || (norm->rows() >= 1 && norm->cols() == args.head_dim);
+  };
+  if (!fits(args.q_norm) || !fits(args.k_norm) ||
+      (args.q_norm == nullptr) != (args.k_norm == nullptr)) {
+    return absl::InvalidArgumentError("the norms of q and k are not as wide as a head");
   }
   for (const SequenceRows& sequence : args.sequences) {
     RETURN_IF_ERROR(CheckCache(args, sequence));
@@ -78,6 +86,14 @@ AttendLaunch GroupLaunch(const Device& device, int64_t pairs, int head_dim) {
       "Attend", kAttentionSources,
       absl::StrCat("-DHEAD_DIM=", head_dim, " -DWG=", launch.group, " -DLANES=", launch.lanes)};
   return launch;
+}
+
+int HeadNormGroup(const Device& device) { return WorkGroupFor(device, 64); }
+
+KernelSpec StoreSpec(const char* name, const AttentionArgs& args, const Device& device) {
+  const std::string dims = absl::StrCat("-DHEAD_DIM=", args.head_dim);
+  if (args.q_norm == nullptr) return {name, kAttentionSources, dims};
+  return {name, kNormedSources, absl::StrCat(dims, " -DQK_NORM -DWG=", HeadNormGroup(device))};
 }
 
 AttendLaunch BlockLaunch(int64_t pairs, int head_dim) {
@@ -126,20 +142,50 @@ absl::Status OpenClBackend::AttendSequence(const AttentionArgs& args,
     ASSIGN_OR_RETURN(keys, ScratchBuffer(kKeys, bytes));
     ASSIGN_OR_RETURN(values, ScratchBuffer(kValues, bytes));
   }
-  ASSIGN_OR_RETURN(
-      const cl_kernel store,
-      programs_.Get({"StoreQkv", kAttentionSources, absl::StrCat("-DHEAD_DIM=", args.head_dim)}));
+  RETURN_IF_ERROR(RunStore(args, sequence, q, keys, values, capacity));
+  return RunAttend(args, sequence, q, keys, values, capacity);
+}
+
+absl::StatusOr<cl_mem> OpenClBackend::RunHeadFactors(const AttentionArgs& args,
+                                                     const SequenceRows& sequence) {
+  const int heads = args.heads + args.kv_heads;
+  const int group = HeadNormGroup(queue_.device());
+  ASSIGN_OR_RETURN(const cl_mem factors,
+                   ScratchBuffer(kHeadFactors, sizeof(float) * heads * sequence.rows));
+  ASSIGN_OR_RETURN(const cl_kernel kernel,
+                   programs_.Get(StoreSpec("HeadFactors", args, queue_.device())));
+  Range range;
+  range.global[0] = static_cast<size_t>(heads) * group;
+  range.global[1] = sequence.rows;
+  range.local[0] = group;
+  range.local[1] = range.local[2] = 1;
+  RETURN_IF_ERROR(queue_.Run(kernel, range, AsCl(*args.qkv).buffer().get(), factors,
+                             cl_int(sequence.first_row), cl_int(args.heads), cl_int(args.kv_heads),
+                             cl_float(args.norm_epsilon)));
+  return factors;
+}
+
+absl::Status OpenClBackend::RunStore(const AttentionArgs& args, const SequenceRows& sequence,
+                                     cl_mem q, cl_mem keys, cl_mem values, int capacity) {
+  const cl_mem qkv = AsCl(*args.qkv).buffer().get();
+  const auto or_qkv = [qkv](const DeviceArray* array) {
+    return array != nullptr ? AsCl(*array).buffer().get() : qkv;
+  };
+  cl_mem factors = qkv;
+  if (args.q_norm != nullptr) {
+    ASSIGN_OR_RETURN(factors, RunHeadFactors(args, sequence));
+  }
+  ASSIGN_OR_RETURN(const cl_kernel store,
+                   programs_.Get(StoreSpec("StoreQkv", args, queue_.device())));
   Range range;
   range.global[0] = args.head_dim;
   range.global[1] = args.heads + 2 * args.kv_heads;
   range.global[2] = sequence.rows;
-  const cl_mem qkv = AsCl(*args.qkv).buffer().get();
   const int64_t rotary = args.rope != nullptr ? args.rope->cols() : 0;
-  const cl_mem rope = args.rope != nullptr ? AsCl(*args.rope).buffer().get() : qkv;
-  RETURN_IF_ERROR(queue_.Run(store, range, qkv, rope, q, keys, values, cl_int(sequence.first_row),
-                             cl_int(args.heads), cl_int(args.kv_heads), cl_int(rotary),
-                             cl_int(sequence.position), cl_int(capacity), cl_float(args.scale)));
-  return RunAttend(args, sequence, q, keys, values, capacity);
+  return queue_.Run(store, range, qkv, or_qkv(args.rope), q, keys, values,
+                    cl_int(sequence.first_row), cl_int(args.heads), cl_int(args.kv_heads),
+                    cl_int(rotary), cl_int(sequence.position), cl_int(capacity),
+                    cl_float(args.scale), factors, or_qkv(args.q_norm), or_qkv(args.k_norm));
 }
 
 absl::Status OpenClBackend::Attention(const AttentionArgs& args) {

@@ -15,28 +15,58 @@
 #define LANES 8  // (row, head) pairs per group that share a key/value head; a power of two <= WG
 #endif
 
-// Rotates q and k to their positions (rotate-half form over the first `rotary` dimensions), scales q, and
-// stores q [rows, heads * HEAD_DIM] and the cache entries position, position + 1, ...
+#ifdef QK_NORM
+// factors [rows, heads + kv_heads]: what an RMS norm multiplies each head of q and k by, weights apart.
+// One work-group of WG work-items per head. Grid: [(heads + kv_heads) * WG, rows].
+__kernel __attribute__((reqd_work_group_size(WG, 1, 1)))
+void HeadFactors(__global const float *qkv, __global float *factors, const int first_row,
+                 const int heads, const int kv_heads, const float epsilon) {
+  __local float scratch[WG];
+  const int head = get_group_id(0);
+  const int row = get_group_id(1);
+  const int lane = get_local_id(0);
+  qkv += ((size_t)(first_row + row) * (heads + 2 * kv_heads) + head) * HEAD_DIM;
+  float squares = 0.0f;
+  for (int dim = lane; dim < HEAD_DIM; dim += WG) squares = fma(qkv[dim], qkv[dim], squares);
+  const float mean = GroupSum(squares, scratch) / HEAD_DIM;
+  if (lane == 0) factors[(size_t)row * (heads + kv_heads) + head] = 1.0f / sqrt(mean + epsilon);
+}
+#endif
+
+// Norms q and k (QK_NORM), rotates them to their positions (rotate-half form over the first `rotary`
+// dimensions), scales q, and stores q [rows, heads * HEAD_DIM] and the cache entries position,
+// position + 1, ...
 // The sequence starts at row `first_row` of `qkv`. Grid: [HEAD_DIM, heads + 2 kv_heads, rows].
 __kernel void StoreQkv(__global const float *qkv, __global const float *rope, __global float *q,
                        __global float *keys, __global float *values, const int first_row,
                        const int heads, const int kv_heads, const int rotary, const int position,
-                       const int capacity, const float scale) {
+                       const int capacity, const float scale, __global const float *factors,
+                       __global const float *q_norm, __global const float *k_norm) {
   const int dim = get_global_id(0);
   const int head = get_global_id(1);
   const int row = get_global_id(2);
   const int all_heads = heads + 2 * kv_heads;
   __global const float *source =
       qkv + ((size_t)(first_row + row) * all_heads + head) * HEAD_DIM;
+  const int pairs = rotary / 2;
+  const int rotates = dim < rotary && head < heads + kv_heads;
+  const int partner = !rotates ? dim : dim < pairs ? dim + pairs : dim - pairs;
   float value = source[dim];
-  if (dim < rotary && head < heads + kv_heads) {
-    const int pairs = rotary / 2;
-    const int pair = dim < pairs ? dim : dim - pairs;
+  float other = source[partner];
+#ifdef QK_NORM
+  if (head < heads + kv_heads) {
+    const float factor = factors[(size_t)row * (heads + kv_heads) + head];
+    __global const float *weight = head < heads ? q_norm : k_norm;
+    value *= factor * weight[dim];
+    other *= factor * weight[partner];
+  }
+#endif
+  if (rotates) {
     __global const float *angles = rope + (size_t)(position + row) * rotary;
+    const int pair = min(dim, partner);
     const float cosine = angles[pair];
     const float sine = angles[pairs + pair];
-    value = dim < pairs ? value * cosine - source[dim + pairs] * sine
-                       : value * cosine + source[dim - pairs] * sine;
+    value = dim < pairs ? value * cosine - other * sine : value * cosine + other * sine;
   }
   const size_t slot = position + row;
   if (head < heads) {

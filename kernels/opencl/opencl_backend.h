@@ -57,6 +57,7 @@ class OpenClBackend final : public Backend {
     kKeys,
     kValues,
     kIndexes,
+    kHeadFactors,
     kScratchCount
   };
   // Where a matrix product goes and what is added on the way.
@@ -92,6 +93,11 @@ class OpenClBackend final : public Backend {
   absl::Status RunSiluMul(cl_mem stacked, const DeviceArray* residual, int64_t tokens,
                           DeviceArray& y);
   absl::Status AttendSequence(const AttentionArgs& args, const SequenceRows& sequence);
+  // Norms, rotates and scales q, and writes the cache.
+  absl::Status RunStore(const AttentionArgs& args, const SequenceRows& sequence, cl_mem q,
+                        cl_mem keys, cl_mem values, int capacity);
+  // What the norm multiplies every head by, in a work buffer.
+  absl::StatusOr<cl_mem> RunHeadFactors(const AttentionArgs& args, const SequenceRows& sequence);
   absl::Status RunAttend(const AttentionArgs& args, const SequenceRows& sequence, cl_mem q,
                          cl_mem keys, cl_mem values, int capacity);
 

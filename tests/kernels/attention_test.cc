@@ -151,6 +151,66 @@ TEST_P(AttentionOnIsa, PrefillThenDecodeMatchesNaive) {
   }
 }
 
+// `row` [heads of q, k and v] with an RMS norm of the heads of q and of k.
+void NormHeads(const Heads& heads, const std::vector<float>& q, const std::vector<float>& k,
+               double epsilon, float* row) {
+  const int dim = heads.head_dim;
+  for (int h = 0; h < heads.heads + heads.kv_heads; ++h, row += dim) {
+    double squares = 0;
+    for (int d = 0; d < dim; ++d) squares += double{row[d]} * row[d];
+    const double factor = 1 / std::sqrt(squares / dim + epsilon);
+    for (int d = 0; d < dim; ++d) {
+      row[d] = static_cast<float>(row[d] * factor * (h < heads.heads ? q : k)[d]);
+    }
+  }
+}
+
+TEST_P(AttentionOnIsa, NormsTheHeadsOfQueriesAndKeys) {
+  for (const Heads& heads : kHeads) {
+    const int rotary = heads.head_dim / 4 * 2;  // half of a head, or a pair less
+    const std::vector<float> rope = RopeTable(64, rotary);
+    const auto rope_array = ArrayOf(*backend_, 64, rotary, rope);
+    const std::vector<float> q_norm = RandomFloats(heads.head_dim, 50);
+    const std::vector<float> k_norm = RandomFloats(heads.head_dim, 51);
+    const auto q_array = ArrayOf(*backend_, 1, heads.head_dim, q_norm);
+    const auto k_array = ArrayOf(*backend_, 1, heads.head_dim, k_norm);
+    const auto cache = Cache(heads, 64, Compute::kExact);
+    AttentionArgs args = ArgsFor(heads);
+    args.rope = rope_array.get();
+    const std::vector<float> qkv = RandomFloats(33 * heads.width(), 52);
+    std::vector<float> normed = qkv;
+    for (int64_t row = 0; row < 33; ++row) {
+      NormHeads(heads, q_norm, k_norm, 0.01, normed.data() + row * heads.width());
+    }
+    const std::vector<float> expected = Run(args, normed, heads, {{cache.get(), 0, 33, 0}});
+    args.q_norm = q_array.get();
+    args.k_norm = k_array.get();
+    args.norm_epsilon = 0.01f;
+    const std::vector<float> found = Run(args, qkv, heads, {{cache.get(), 0, 33, 0}});
+    EXPECT_LT(RelativeError(found, {expected.begin(), expected.end()}), 1e-5) << heads.head_dim;
+  }
+}
+
+TEST_P(AttentionOnIsa, RefusesNormsOfAnotherWidth) {
+  const Heads heads{2, 1, 16};
+  const auto in = ArrayOf(*backend_, 4, heads.width(), {});
+  const auto out = ArrayOf(*backend_, 4, 32, {});
+  const auto norm = ArrayOf(*backend_, 1, 16, {}), narrow = ArrayOf(*backend_, 1, 15, {});
+  const SequenceRows rows[] = {{nullptr, 0, 4, 0}};
+  AttentionArgs args = ArgsFor(heads);
+  args.qkv = in.get();
+  args.out = out.get();
+  args.sequences = rows;
+  args.q_norm = norm.get();
+  for (const DeviceArray* k_norm :
+       {static_cast<const DeviceArray*>(nullptr), static_cast<const DeviceArray*>(narrow.get())}) {
+    args.k_norm = k_norm;
+    RunCompute(TaskPriority::kInteractive, [&] {
+      EXPECT_EQ(backend_->Attention(args).code(), absl::StatusCode::kInvalidArgument);
+    });
+  }
+}
+
 TEST_P(AttentionOnIsa, LongDecodeIsSplitOverKeys) {
   const Heads heads{6, 2, 32};
   const auto cache = Cache(heads, 2000, Compute::kExact);

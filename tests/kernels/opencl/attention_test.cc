@@ -165,6 +165,58 @@ TEST_P(AttentionOfHeads, WithoutCacheRowsSeeEachOther) {
   }
 }
 
+// An RMS norm of the heads of q and of k in every row of `qkv`.
+std::vector<float> Normed(const Heads& h, const std::vector<float>& q, const std::vector<float>& k,
+                          double epsilon, std::vector<float> qkv) {
+  for (size_t at = 0; at < qkv.size(); at += h.head_dim) {
+    const auto head = static_cast<int>(at % h.width()) / h.head_dim;
+    if (head >= h.heads + h.kv_heads) continue;
+    double squares = 0;
+    for (int d = 0; d < h.head_dim; ++d) squares += double{qkv[at + d]} * qkv[at + d];
+    const double factor = 1 / std::sqrt(squares / h.head_dim + epsilon);
+    for (int d = 0; d < h.head_dim; ++d) {
+      qkv[at + d] = static_cast<float>(qkv[at + d] * factor * (head < h.heads ? q : k)[d]);
+    }
+  }
+  return qkv;
+}
+
+TEST_P(AttentionOfHeads, NormsTheHeadsOfQueriesAndKeys) {
+  const Heads h = GetParam();
+  const std::vector<float> rope =
+      h.head_dim % 2 == 0 ? RopeTable(18, h.head_dim) : std::vector<float>();
+  std::unique_ptr<DeviceArray> rope_array;
+  if (!rope.empty()) rope_array = ArrayOf(18, h.head_dim, rope);
+  const std::vector<float> q_norm = RandomFloats(h.head_dim, 60);
+  const std::vector<float> k_norm = RandomFloats(h.head_dim, 61);
+  const auto q_array = ArrayOf(1, h.head_dim, q_norm), k_array = ArrayOf(1, h.head_dim, k_norm);
+  // The sequence sits behind two rows of another one.
+  const std::vector<float> qkv = RandomFloats(18 * h.width(), 62);
+  std::vector<float> batch = RandomFloats(2 * h.width(), 63);
+  batch.insert(batch.end(), qkv.begin(), qkv.end());
+  const auto input = ArrayOf(20, h.width(), batch);
+  const int64_t width = int64_t{h.heads} * h.head_dim;
+  const auto output = NewArray(20, width);
+  const SequenceRows sequences[] = {{nullptr, 0, 2, 0}, {nullptr, 2, 18, 0}};
+  AttentionArgs args = ArgsFor(h);
+  args.q_norm = q_array.get();
+  args.k_norm = k_array.get();
+  args.norm_epsilon = 0.01f;
+  args.rope = rope_array.get();
+  args.qkv = input.get();
+  args.sequences = sequences;
+  args.out = output.get();
+  ASSERT_OK(backend().Attention(args));
+  const std::vector<double> expected =
+      Reference(h, Normed(h, q_norm, k_norm, 0.01, qkv), rope, /*causal=*/true);
+  const std::vector<float> y = Values(*output);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_NEAR(y[2 * width + i], expected[i], 5e-6) << "element " << i;
+  }
+  args.k_norm = nullptr;
+  EXPECT_EQ(backend().Attention(args).code(), absl::StatusCode::kInvalidArgument);
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionOfHeads,
                          testing::Values(Heads{1, 1, 1}, Heads{3, 3, 31}, Heads{9, 3, 64},
                                          Heads{4, 2, 80}, Heads{8, 1, 130}),
