@@ -42,6 +42,12 @@ absl::StatusOr<int32_t> ContextLength(const ModelConfig& config, const LoadOptio
   }
   if (config.is_encoder()) return static_cast<int32_t>(longest);
   if (options.context_length > 0) return options.context_length;
+  // Beyond the original length all positions of longrope are rotated otherwise: for who asks for
+  // it.
+  const RopeScaling& rope = config.rope_scaling;
+  if (rope.kind == RopeScaling::Kind::kLongRope) {
+    longest = std::min(longest, rope.original_max_positions);
+  }
   return static_cast<int32_t>(std::min<int64_t>(longest, kDefaultContext));
 }
 
@@ -81,7 +87,7 @@ void EstimateDecoder(const ModelConfig& config, const LoadOptions& options, Load
       config.hidden_size + 2 * heads + 2 * kv_heads + config.intermediate_size;
   const uint64_t logit_rows =
       static_cast<uint64_t>(plan.max_logit_rows) * (2 * config.vocab_size + config.hidden_size);
-  const uint64_t rope = static_cast<uint64_t>(plan.context_length) * config.head_dim;
+  const uint64_t rope = static_cast<uint64_t>(plan.context_length) * config.rotary_dims();
   memory.workspace_bytes = sizeof(float) * (plan.max_batch_tokens * per_token + logit_rows + rope);
 }
 

@@ -19,25 +19,47 @@ std::string LayerPrefix(const std::string& prefix, int64_t layer) {
   return absl::StrCat(prefix, "layers.", layer, ".");
 }
 
+using Parts = std::vector<Linear::Part>;
+
+// The matrices that stand below each other in [q; k; v] and in [gate; up].
+Parts QkvParts(const ModelConfig& config, const std::string& layer) {
+  const int64_t q = config.num_attention_heads * config.head_dim;
+  const int64_t kv = config.num_key_value_heads * config.head_dim;
+  if (config.fused_projections) return {{absl::StrCat(layer, "self_attn.qkv_proj"), q + 2 * kv}};
+  return {{absl::StrCat(layer, "self_attn.q_proj"), q},
+          {absl::StrCat(layer, "self_attn.k_proj"), kv},
+          {absl::StrCat(layer, "self_attn.v_proj"), kv}};
+}
+
+Parts GateUpParts(const ModelConfig& config, const std::string& layer) {
+  const int64_t mlp = config.intermediate_size;
+  if (config.fused_projections) return {{absl::StrCat(layer, "mlp.gate_up_proj"), 2 * mlp}};
+  return {{absl::StrCat(layer, "mlp.gate_proj"), mlp}, {absl::StrCat(layer, "mlp.up_proj"), mlp}};
+}
+
 void AddLayerParameters(const ModelConfig& config, const std::string& layer,
                         std::vector<ParameterSpec>& used) {
   const int64_t hidden = config.hidden_size;
   const int64_t mlp = config.intermediate_size;
   const int64_t q = config.num_attention_heads * config.head_dim;
-  const int64_t kv = config.num_key_value_heads * config.head_dim;
-  const auto add = [&](absl::string_view module, int64_t rows, int64_t cols, bool needs_bias) {
-    used.push_back({absl::StrCat(layer, module, ".weight"), {rows, cols}});
-    used.push_back({absl::StrCat(layer, module, ".bias"), {rows}, !needs_bias});
+  const auto add = [&](const std::string& module, int64_t rows, int64_t cols, bool needs_bias) {
+    used.push_back({absl::StrCat(module, ".weight"), {rows, cols}});
+    used.push_back({absl::StrCat(module, ".bias"), {rows}, !needs_bias});
   };
   used.push_back({absl::StrCat(layer, "input_layernorm.weight"), {hidden}});
-  add("self_attn.q_proj", q, hidden, config.attention_bias);
-  add("self_attn.k_proj", kv, hidden, config.attention_bias);
-  add("self_attn.v_proj", kv, hidden, config.attention_bias);
-  add("self_attn.o_proj", hidden, q, false);
+  for (const Linear::Part& part : QkvParts(config, layer)) {
+    add(part.module, part.rows, hidden, config.attention_bias);
+  }
+  if (config.qk_norm) {
+    used.push_back({absl::StrCat(layer, "self_attn.q_norm.weight"), {config.head_dim}});
+    used.push_back({absl::StrCat(layer, "self_attn.k_norm.weight"), {config.head_dim}});
+  }
+  add(absl::StrCat(layer, "self_attn.o_proj"), hidden, q, false);
   used.push_back({absl::StrCat(layer, "post_attention_layernorm.weight"), {hidden}});
-  add("mlp.gate_proj", mlp, hidden, config.mlp_bias);
-  add("mlp.up_proj", mlp, hidden, config.mlp_bias);
-  add("mlp.down_proj", hidden, mlp, config.mlp_bias);
+  for (const Linear::Part& part : GateUpParts(config, layer)) {
+    add(part.module, part.rows, hidden, config.mlp_bias);
+  }
+  add(absl::StrCat(layer, "mlp.down_proj"), hidden, mlp, config.mlp_bias);
 }
 
 }  // namespace
@@ -108,28 +130,29 @@ absl::StatusOr<Decoder::Layer> Decoder::LoadLayer(const ModelSource& source,
   const int64_t hidden = config_.hidden_size;
   const int64_t mlp = config_.intermediate_size;
   const int64_t q = config_.num_attention_heads * config_.head_dim;
-  const int64_t kv = config_.num_key_value_heads * config_.head_dim;
   const PackOptions pack = {.compute = options_.compute, .round_inputs = options_.round_inputs};
   const PackOptions paired = {
       .compute = options_.compute, .pair_gate_up = true, .round_inputs = options_.round_inputs};
   const auto module = [&prefix](absl::string_view name) { return absl::StrCat(prefix, name); };
-  const auto norm = [&](absl::string_view name) -> absl::StatusOr<std::unique_ptr<DeviceArray>> {
-    ASSIGN_OR_RETURN(const std::vector<float> weight, ReadVector(source, module(name), hidden));
+  const auto norm = [&](absl::string_view name,
+                        int64_t width) -> absl::StatusOr<std::unique_ptr<DeviceArray>> {
+    ASSIGN_OR_RETURN(const std::vector<float> weight, ReadVector(source, module(name), width));
     return UploadRow(backend_, weight);
   };
 
   Layer layer;
-  ASSIGN_OR_RETURN(layer.attention_norm, norm("input_layernorm.weight"));
-  ASSIGN_OR_RETURN(layer.mlp_norm, norm("post_attention_layernorm.weight"));
-  const std::vector<Linear::Part> qkv = {{module("self_attn.q_proj"), q},
-                                         {module("self_attn.k_proj"), kv},
-                                         {module("self_attn.v_proj"), kv}};
-  ASSIGN_OR_RETURN(layer.qkv, Linear::Load(source, backend_, qkv, hidden, pack));
+  ASSIGN_OR_RETURN(layer.attention_norm, norm("input_layernorm.weight", hidden));
+  ASSIGN_OR_RETURN(layer.mlp_norm, norm("post_attention_layernorm.weight", hidden));
+  if (config_.qk_norm) {
+    ASSIGN_OR_RETURN(layer.q_norm, norm("self_attn.q_norm.weight", config_.head_dim));
+    ASSIGN_OR_RETURN(layer.k_norm, norm("self_attn.k_norm.weight", config_.head_dim));
+  }
+  ASSIGN_OR_RETURN(layer.qkv,
+                   Linear::Load(source, backend_, QkvParts(config_, prefix), hidden, pack));
   ASSIGN_OR_RETURN(layer.output,
                    Linear::Load(source, backend_, {{module("self_attn.o_proj"), hidden}}, q, pack));
-  const std::vector<Linear::Part> gate_up = {{module("mlp.gate_proj"), mlp},
-                                             {module("mlp.up_proj"), mlp}};
-  ASSIGN_OR_RETURN(layer.gate_up, Linear::Load(source, backend_, gate_up, hidden, paired));
+  ASSIGN_OR_RETURN(layer.gate_up,
+                   Linear::Load(source, backend_, GateUpParts(config_, prefix), hidden, paired));
   ASSIGN_OR_RETURN(layer.down,
                    Linear::Load(source, backend_, {{module("mlp.down_proj"), hidden}}, mlp, pack));
   for (Linear* linear : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
@@ -156,7 +179,7 @@ absl::Status Decoder::AllocateWorkspace() {
   ASSIGN_OR_RETURN(mlp_, AllocateCounted(tokens, config_.intermediate_size));
   ASSIGN_OR_RETURN(wanted_, AllocateCounted(options_.max_logit_rows, hidden));
   ASSIGN_OR_RETURN(logits_, AllocateCounted(options_.max_logit_rows, config_.vocab_size));
-  ASSIGN_OR_RETURN(rope_, AllocateCounted(options_.context_length, config_.head_dim));
+  ASSIGN_OR_RETURN(rope_, AllocateCounted(options_.context_length, config_.rotary_dims()));
   return backend_.Upload(RopeTable(config_, options_.context_length), *rope_);
 }
 
@@ -195,6 +218,9 @@ absl::Status Decoder::RunLayer(int index, int64_t tokens, std::span<const Sequen
        .kv_heads = static_cast<int>(config_.num_key_value_heads),
        .head_dim = static_cast<int>(config_.head_dim),
        .scale = static_cast<float>(1 / std::sqrt(static_cast<double>(config_.head_dim))),
+       .q_norm = layer.q_norm.get(),
+       .k_norm = layer.k_norm.get(),
+       .norm_epsilon = static_cast<float>(config_.norm_eps),
        .rope = rope_.get(),
        .qkv = qkv_.get(),
        .sequences = sequences,

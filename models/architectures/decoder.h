@@ -1,6 +1,7 @@
-// Causal language models of the Llama family: Llama, Mistral, Qwen2. Pre-norm layers of RMS norm,
-// grouped-query attention with rotary positions, and a gated SiLU MLP. Written once against
-// Backend.
+// Causal language models of the Llama family: Llama, Mistral, Qwen2, Qwen3, Phi3. Pre-norm layers
+// of RMS norm, grouped-query attention with rotary positions, and a gated SiLU MLP. Written once
+// against Backend. Whether q, k and v (gate and up) are one matrix in the checkpoint or several is
+// known here and nowhere behind: they are packed as one.
 #ifndef QUANTD_MODELS_ARCHITECTURES_DECODER_H_
 #define QUANTD_MODELS_ARCHITECTURES_DECODER_H_
 
@@ -62,6 +63,7 @@ class Decoder {
  private:
   struct Layer {
     std::unique_ptr<DeviceArray> attention_norm, mlp_norm;
+    std::unique_ptr<DeviceArray> q_norm, k_norm;  // of the heads, or null
     Linear qkv, output, gate_up, down;
   };
 

@@ -92,6 +92,15 @@ struct Case {
   void (*change)(ModelConfig&);
 };
 
+void MakeLongRope(ModelConfig& config, int64_t original) {
+  config.rotary_dim = 12;
+  config.rope_scaling = {.kind = RopeScaling::Kind::kLongRope,
+                         .original_max_positions = original,
+                         .short_factors = {1, 1.1f, 1.3f, 1.5f, 2, 3},
+                         .long_factors = {1, 2, 4, 8, 16, 16},
+                         .attention_factor = 1.2};
+}
+
 class DecoderVariants : public testing::TestWithParam<Case> {};
 
 TEST_P(DecoderVariants, GiveTheReferenceLogits) {
@@ -125,7 +134,14 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"RopeDivisors",
                          [](ModelConfig& c) {
                            c.rope_scaling.frequency_divisors = {1, 1, 1.5f, 2, 3, 4, 8, 8};
-                         }}),
+                         }},
+                    Case{"Qwen3", [](ModelConfig& c) { c = TinyQwen3Config(); }},
+                    Case{"Phi3", [](ModelConfig& c) { c = TinyPhi3Config(); }},
+                    Case{"PartialRotary", [](ModelConfig& c) { c.rotary_dim = 12; }},
+                    Case{"LongRopeWithinTheOriginal",
+                         [](ModelConfig& c) { MakeLongRope(c, c.max_position_embeddings); }},
+                    Case{"LongRopeBeyondTheOriginal",
+                         [](ModelConfig& c) { MakeLongRope(c, c.max_position_embeddings - 1); }}),
     [](const testing::TestParamInfo<Case>& param) { return param.param.name; });
 
 class GoldenLlamaLogits : public testing::TestWithParam<Compute> {};
@@ -175,6 +191,41 @@ TEST(Decoder, GivesTheSameLogitsInABatch) {
     alone.insert(alone.end(), logits.begin(), logits.end());
   }
   EXPECT_LT(RelativeError(rig.Run(ids, rows), Doubles(alone)), 1e-6);
+}
+
+// Pairs of gate and up panels, and, at 81, rows that do not fill them.
+class FusedProjections : public testing::TestWithParam<int64_t> {};
+
+TEST_P(FusedProjections, GiveTheBitsOfTheUnfusedModel) {
+  ModelConfig config = TinyDecoderConfig();
+  config.intermediate_size = GetParam();
+  const auto unfused = RandomDecoder(config, 6), fused = RandomDecoder(config, 6);
+  FuseProjections(*fused);
+  ASSERT_TRUE(fused->Has("model.layers.2.self_attn.qkv_proj.weight"));
+  const std::vector<int32_t> ids = SomeIds(33, 97);
+  for (const Compute compute : {Compute::kExact, Compute::kFast}) {
+    EXPECT_EQ(Rig(*fused, compute).RunAlone(ids), Rig(*unfused, compute).RunAlone(ids));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Widths, FusedProjections, testing::Values(80, 81, 96));
+
+TEST(Decoder, NamesFusedParametersThatDoNotFit) {
+  const auto fused = RandomDecoder(TinyPhi3Config(), 6);
+  const auto refused = [&fused](const char* part) {
+    const absl::Status status =
+        CheckParameters(*fused, *DecoderParameters(fused->config(), *fused));
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr(part));
+  };
+  const std::string name = "model.layers.1.self_attn.qkv_proj.weight";
+  fused->SetFloats(name, {127, 48}, std::vector<float>(127 * 48));
+  refused("qkv_proj.weight\" has shape [127, 48], expected [128, 48]");
+  fused->Erase(name);
+  refused("qkv_proj.weight\" is missing");
+  fused->SetFloats(name, {128, 48}, std::vector<float>(128 * 48));
+  fused->SetFloats("model.layers.1.mlp.gate_proj.weight", {80, 48}, std::vector<float>(80 * 48));
+  refused("gate_proj.weight\" of shape [80, 48] is not part of this architecture");
 }
 
 TEST(Decoder, ReadsParametersWithoutThePrefix) {

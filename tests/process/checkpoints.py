@@ -83,30 +83,43 @@ def deep_decoder(folder, layers):
 
 
 def random_decoder(folder, model_type, tokenizer="sentencepiece"):
-    """Random weights for each decoder family: "mistral" with a sliding window, "qwen2" with biases and tied heads."""
+    """Random weights for each decoder family: "mistral" with a sliding window, "qwen2" with biases and tied heads, "qwen3"
+    with norms of heads that are not hidden size over heads wide, "phi3" with fused projections, positions that rotate three
+    quarters of a head, and factors for contexts beyond 128."""
     rng = random.Random(model_type)
     hidden, inner, heads, kv_heads, layers = 64, 128, 4, 2, 2
     vocabulary = {"sentencepiece": 512, "byte_bpe": 908}[tokenizer]
-    config = {"architectures": [{"mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
-                                 "llama": "LlamaForCausalLM"}[model_type]],
+    config = {"architectures": [{"mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+                                 "phi3": "Phi3ForCausalLM", "llama": "LlamaForCausalLM"}[model_type]],
               "model_type": model_type, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
               "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocabulary, "hidden_act": "silu",
               "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "bos_token_id": 1,
               "eos_token_id": 2, "tie_word_embeddings": model_type == "qwen2", "torch_dtype": "float32"}
+    head = hidden // heads
     if model_type == "mistral":
         config["sliding_window"] = 128
-    head = hidden // heads
+    if model_type == "qwen3":
+        config["head_dim"] = head = 32
+    if model_type == "phi3":
+        config |= {"partial_rotary_factor": 0.75, "original_max_position_embeddings": 128,
+                   "rope_scaling": {"type": "longrope", "short_factor": [1 + 0.1 * i for i in range(6)],
+                                    "long_factor": [1 + i for i in range(6)]}}
     shapes = {"model.embed_tokens.weight": [vocabulary, hidden], "model.norm.weight": [hidden]}
-    if model_type != "qwen2":
+    if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = [vocabulary, hidden]
+    projections = [("self_attn.q", heads * head), ("self_attn.k", kv_heads * head), ("self_attn.v", kv_heads * head),
+                   ("mlp.gate", inner), ("mlp.up", inner)]
+    if model_type == "phi3":
+        projections = [("self_attn.qkv", (heads + 2 * kv_heads) * head), ("mlp.gate_up", 2 * inner)]
     for layer in range(layers):
         prefix = f"model.layers.{layer}."
-        for name, rows in (("q", heads * head), ("k", kv_heads * head), ("v", kv_heads * head)):
-            shapes[f"{prefix}self_attn.{name}_proj.weight"] = [rows, hidden]
-            if model_type == "qwen2":
-                shapes[f"{prefix}self_attn.{name}_proj.bias"] = [rows]
+        for name, rows in projections:
+            shapes[f"{prefix}{name}_proj.weight"] = [rows, hidden]
+            if model_type == "qwen2" and name.startswith("self_attn"):
+                shapes[f"{prefix}{name}_proj.bias"] = [rows]
+        if model_type == "qwen3":
+            shapes |= {prefix + "self_attn.q_norm.weight": [head], prefix + "self_attn.k_norm.weight": [head]}
         shapes |= {prefix + "self_attn.o_proj.weight": [hidden, heads * head],
-                   prefix + "mlp.gate_proj.weight": [inner, hidden], prefix + "mlp.up_proj.weight": [inner, hidden],
                    prefix + "mlp.down_proj.weight": [hidden, inner], prefix + "input_layernorm.weight": [hidden],
                    prefix + "post_attention_layernorm.weight": [hidden]}
     folder.mkdir(parents=True)

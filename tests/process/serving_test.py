@@ -11,7 +11,7 @@ from quantd_process import BIN, DONE, FAILED, NOT_FOUND, UNREACHABLE, Answer, Pr
 
 PROMPT = "hello there"
 GREEDY = ["--max-tokens", "16", "--ignore-eos"]
-MODELS = ("decoder", "llama", "mistral", "qwen2")
+MODELS = ("decoder", "llama", "mistral", "qwen2", "qwen3", "phi3")
 
 
 class AnswersTest(ProcessTest):
