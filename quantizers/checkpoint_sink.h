@@ -31,16 +31,17 @@ struct PlannedParameter {
 
 // Everything a job does, fixed before the output exists.
 struct JobPlan {
-  std::vector<PlannedParameter> parameters;    // in the order they are written
-  std::string fingerprint;                     // of source, recipe and output options
-  std::string config_json;                     // folders
-  std::string quantization_config;             // in config_json; "" for none
-  ModelConfig output;                          // folders: what config_json says
-  SideFiles side_files;                        // folders
-  GgufMetadata metadata;                       // GGUF
-  std::vector<float> rope_frequency_divisors;  // GGUF: written as rope_freqs.weight when not empty
-  const Codec* codec = nullptr;                // folders; null when nothing is quantized
-  uint64_t scratch_bytes = 0;                  // disk that the job needs for itself
+  std::vector<PlannedParameter> parameters;  // in the order they are written
+  std::string fingerprint;                   // of source, recipe and output options
+  std::string config_json;                   // folders
+  std::string quantization_config;           // in config_json; "" for none
+  ModelConfig output;                        // folders: what config_json says
+  SideFiles side_files;                      // folders
+  GgufMetadata metadata;                     // GGUF
+  // GGUF: tensors of what divides rotary frequencies, by name, before all others.
+  std::vector<std::pair<std::string, std::vector<float>>> rope_divisors;
+  const Codec* codec = nullptr;  // folders; null when nothing is quantized
+  uint64_t scratch_bytes = 0;    // disk that the job needs for itself
 };
 
 class CheckpointSink {

@@ -13,7 +13,6 @@ namespace quantd {
 namespace {
 
 constexpr absl::string_view kJournal = "journal";
-constexpr absl::string_view kRopeFrequencies = "rope_freqs.weight";
 constexpr std::chrono::seconds kFlushInterval(1);
 constexpr size_t kJournalLimit = size_t{64} << 20;
 
@@ -43,7 +42,9 @@ class GgufSink final : public CheckpointSink {
     ASSIGN_OR_RETURN(std::unique_ptr<OutputFile> file, output_->CreateFile(name));
     file_ = file.get();
     ASSIGN_OR_RETURN(writer_, GgufWriter::Create(std::move(file), plan_.metadata, Infos()));
-    if (!plan_.rope_frequency_divisors.empty()) RETURN_IF_ERROR(WriteRopeFrequencies());
+    for (const auto& [tensor, divisors] : plan_.rope_divisors) {
+      RETURN_IF_ERROR(writer_->Add(tensor, std::as_bytes(std::span(divisors))));
+    }
     for (const PlannedParameter& parameter : plan_.parameters) {
       if (!IsComplete(parameter)) break;
       RETURN_IF_ERROR(writer_->Skip(parameter.gguf_name));
@@ -115,12 +116,11 @@ class GgufSink final : public CheckpointSink {
 
   std::vector<GgufTensorInfo> Infos() {
     std::vector<GgufTensorInfo> infos;
-    if (!plan_.rope_frequency_divisors.empty()) {
-      const auto count = static_cast<int64_t>(plan_.rope_frequency_divisors.size());
-      infos.push_back({.name = std::string(kRopeFrequencies.data(), kRopeFrequencies.size()),
+    for (const auto& [name, divisors] : plan_.rope_divisors) {
+      infos.push_back({.name = name,
                        .type = GgmlType::kF32,
-                       .shape = {count},
-                       .bytes = count * sizeof(float)});
+                       .shape = {static_cast<int64_t>(divisors.size())},
+                       .bytes = divisors.size() * sizeof(float)});
     }
     for (const PlannedParameter& parameter : plan_.parameters) {
       const uint64_t bytes = BlockBytes(parameter.gguf_type, parameter.source.shape);
@@ -131,10 +131,6 @@ class GgufSink final : public CheckpointSink {
     }
     for (const GgufTensorInfo& info : infos) bytes_ += info.bytes;
     return infos;
-  }
-
-  absl::Status WriteRopeFrequencies() {
-    return writer_->Add(kRopeFrequencies, std::as_bytes(std::span(plan_.rope_frequency_divisors)));
   }
 
   absl::Status Complete(const PlannedParameter& parameter, absl::string_view note) {

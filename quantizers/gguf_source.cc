@@ -13,8 +13,6 @@
 namespace quantd {
 namespace {
 
-constexpr absl::string_view kRopeFrequencies = "rope_freqs.weight";
-
 bool IsBlockType(GgmlType type) {
   const GgmlTypeInfo* info = FindGgmlType(static_cast<uint32_t>(type));
   return info != nullptr && info->block_elements > 1;
@@ -27,8 +25,8 @@ class GgufSource final : public ModelSource {
 
   absl::Status Index() {
     for (const GgufTensorInfo& tensor : reader_->header().tensors) {
-      if (tensor.name == kRopeFrequencies) {
-        RETURN_IF_ERROR(ReadRopeFrequencies());
+      if (std::vector<float>* divisors = RopeDivisors(tensor.name)) {
+        RETURN_IF_ERROR(ReadRopeDivisors(tensor, *divisors));
         continue;
       }
       const std::optional<std::string> name = HfNameFor(config_, tensor.name);
@@ -91,22 +89,30 @@ class GgufSource final : public ModelSource {
     return weight;
   }
 
-  absl::Status ReadRopeFrequencies() {
-    const GgufTensorInfo& tensor = *reader_->Find(kRopeFrequencies);
+  // Where the divisors of rotary frequencies go that the tensor `name` holds; null: it holds none.
+  std::vector<float>* RopeDivisors(absl::string_view name) {
+    RopeScaling& scaling = config_.rope_scaling;
+    if (name == kRopeFrequencies) return &scaling.frequency_divisors;
+    if (scaling.kind != RopeScaling::Kind::kLongRope) return nullptr;
+    if (name == kRopeLongFactors) return &scaling.long_factors;
+    return name == kRopeShortFactors ? &scaling.short_factors : nullptr;
+  }
+
+  absl::Status ReadRopeDivisors(const GgufTensorInfo& tensor, std::vector<float>& divisors) {
     ASSIGN_OR_RETURN(const Weight weight, Decode(tensor));
     const Tensor* values = std::get_if<Tensor>(&weight);
-    if (values == nullptr || values->view().elements() != config_.head_dim / 2) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor rope_freqs.weight: expected ",
-                                                     config_.head_dim / 2,
-                                                     " plain values (half of the head dimension)"));
+    const int64_t pairs = config_.rotary_dims() / 2;
+    if (values == nullptr || values->view().elements() != pairs) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", tensor.name, ": expected ", pairs,
+                       " plain values (half of a head's rotated dimensions)"));
     }
-    std::vector<float>& divisors = config_.rope_scaling.frequency_divisors;
-    divisors.resize(values->view().elements());
-    LoadFloats(*values, 0, values->view().elements(), divisors.data());
+    divisors.resize(static_cast<size_t>(pairs));
+    LoadFloats(*values, 0, pairs, divisors.data());
     for (const float divisor : divisors) {
       if (std::isfinite(divisor) && divisor > 0) continue;
       return absl::InvalidArgumentError(
-          absl::StrCat("tensor rope_freqs.weight: found ", divisor,
+          absl::StrCat("tensor ", tensor.name, ": found ", divisor,
                        ", expected positive finite numbers (they divide frequencies)"));
     }
     return absl::OkStatus();

@@ -103,11 +103,18 @@ absl::Status CheckImportance(const GgufTypePolicy& policy, const Recipe& recipe,
                 "to a file of llama-imatrix in the model root"));
 }
 
-// Divisors of the rotary frequencies, [head_dim/2], for the llama3 scaling; GGUF stores them as a
-// tensor. Source: transformers modeling_rope_utils._compute_llama3_parameters, 5.23.
-std::vector<float> RopeFrequencyDivisors(const ModelConfig& config) {
+using RopeDivisors = std::vector<std::pair<std::string, std::vector<float>>>;
+
+// Tensors of what divides the rotary frequencies, [rotary_dims/2], for longrope and llama3. Source:
+// transformers modeling_rope_utils._compute_llama3_parameters, 5.23; the order is llama.cpp's.
+RopeDivisors RopeDivisorsOf(const ModelConfig& config) {
   const RopeScaling& scaling = config.rope_scaling;
-  if (!scaling.frequency_divisors.empty()) return scaling.frequency_divisors;
+  if (scaling.kind == RopeScaling::Kind::kLongRope) {
+    return {{std::string(kRopeLongFactors), scaling.long_factors},
+            {std::string(kRopeShortFactors), scaling.short_factors}};
+  }
+  const std::string name(kRopeFrequencies);
+  if (!scaling.frequency_divisors.empty()) return {{name, scaling.frequency_divisors}};
   if (scaling.kind != RopeScaling::Kind::kLlama3) return {};
   const double original = static_cast<double>(scaling.original_max_positions);
   const double long_wavelength = original / scaling.low_freq_factor;
@@ -126,7 +133,7 @@ std::vector<float> RopeFrequencyDivisors(const ModelConfig& config) {
       divisors[i] = static_cast<float>(1 / ((1 - smooth) / scaling.factor + smooth));
     }
   }
-  return divisors;
+  return {{name, divisors}};
 }
 
 // Which parameters a folder's recipe takes, by what it asks about them later.
@@ -261,7 +268,7 @@ absl::StatusOr<JobPlan> PlanGgufJob(const ModelSource& source, const Recipe& rec
                    [](const PlannedParameter& a, const PlannedParameter& b) {
                      return GgufOrder(a) < GgufOrder(b);
                    });
-  plan.rope_frequency_divisors = RopeFrequencyDivisors(config);
+  plan.rope_divisors = RopeDivisorsOf(config);
   ASSIGN_OR_RETURN(plan.metadata, OutputMetadata(source, model_name, policy.file_type()));
   NoteImportance(recipe, plan.metadata);
   return plan;

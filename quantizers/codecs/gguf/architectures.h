@@ -3,6 +3,7 @@
 #ifndef QUANTD_QUANTIZERS_CODECS_GGUF_ARCHITECTURES_H_
 #define QUANTD_QUANTIZERS_CODECS_GGUF_ARCHITECTURES_H_
 
+#include <array>
 #include <span>
 
 #include "absl/strings/string_view.h"
@@ -22,13 +23,13 @@ struct Architecture {
   absl::string_view hf_class;
   bool permutes_qk;  // rotary halves are interleaved in GGUF
   bool is_encoder;
-  std::span<const ModuleNames> modules;
+  std::array<std::span<const ModuleNames>, 3> modules;
 };
 
 // The first row of a GGUF name is the default reading. nullptr when unknown.
 const Architecture* FindArchitecture(absl::string_view gguf_name);
 const Architecture* ArchitectureOf(const ModelConfig& config);
-// "llama, qwen2, bert", for messages.
+// "llama, qwen2, ...", for messages.
 std::string KnownArchitectures();
 
 }  // namespace quantd::gguf

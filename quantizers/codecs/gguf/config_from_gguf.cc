@@ -5,6 +5,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "formats/architectures.h"
 #include "quantizers/codecs/gguf/architectures.h"
 #include "quantizers/codecs/gguf/metadata_fields.h"
 #include "quantizers/codecs/gguf/model_mapping.h"
@@ -43,6 +44,7 @@ class ConfigReader {
 
  private:
   std::string Key(absl::string_view name) const { return absl::StrCat(row_->gguf, ".", name); }
+  bool is_phi3() const { return config_.model_type == "phi3"; }
   bool Has(const std::string& tensor) const { return tensors_.contains(tensor); }
 
   absl::Status CheckSplit() const {
@@ -72,6 +74,9 @@ class ConfigReader {
       config_.model_type = "mistral";
       config_.architecture = "MistralForCausalLM";
     }
+    const ArchitectureInfo* info = FindModelType(config_.model_type);
+    config_.fused_projections = info->fused_projections;
+    config_.qk_norm = info->qk_norm;
     return absl::OkStatus();
   }
 
@@ -132,7 +137,11 @@ class ConfigReader {
     }
     config_.head_dim = key_length.value_or(config_.hidden_size / heads);
     RETURN_IF_ERROR(CheckHeadDim("attention.value_length", std::nullopt));
-    RETURN_IF_ERROR(CheckHeadDim("rope.dimension_count", rope_length));
+    if (is_phi3() && rope_length && *rope_length % 2 == 0 && *rope_length < config_.head_dim) {
+      config_.rotary_dim = *rope_length;
+    } else {
+      RETURN_IF_ERROR(CheckHeadDim("rope.dimension_count", rope_length));
+    }
     if (!row_->is_encoder && config_.head_dim % 2 != 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("the head dimension of a rotary model must be even, found ",
@@ -173,7 +182,23 @@ class ConfigReader {
     return ReadRopeScaling();
   }
 
+  // The factors themselves are tensors; llama.cpp names no type.
+  absl::Status ReadLongRope() {
+    RopeScaling& scaling = config_.rope_scaling;
+    scaling.kind = RopeScaling::Kind::kLongRope;
+    ASSIGN_OR_RETURN(
+        scaling.original_max_positions,
+        RequiredInteger(metadata_, Key("rope.scaling.original_context_length"), 2, kMaxPositions));
+    ASSIGN_OR_RETURN(const std::optional<double> factor,
+                     PositiveNumber(metadata_, Key("rope.scaling.attn_factor"), 1e6));
+    scaling.attention_factor = factor.value_or(1);
+    return absl::OkStatus();
+  }
+
   absl::Status ReadRopeScaling() {
+    const bool has_factors =
+        Has(std::string(kRopeLongFactors)) || Has(std::string(kRopeShortFactors));
+    if (is_phi3() && has_factors) return ReadLongRope();
     ASSIGN_OR_RETURN(const std::optional<std::string> type,
                      metadata_.String(Key("rope.scaling.type")));
     if (type && *type != "none" && *type != "linear") {

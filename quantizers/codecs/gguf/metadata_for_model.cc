@@ -44,6 +44,7 @@ double ParameterCount(const ModelConfig& c) {
   double layer = 2 * hidden * (q + kv) + (c.is_encoder() ? 2 : 3) * hidden * ffn + 2 * hidden;
   double outside = static_cast<double>(c.vocab_size) * hidden + hidden;
   if (c.attention_bias) layer += q + 2 * kv;
+  if (c.qk_norm) layer += 2 * static_cast<double>(c.head_dim);
   if (c.is_encoder()) {
     layer += hidden + ffn + hidden + 2 * hidden;  // output, up, down; biases of both norms
     outside += hidden + hidden * static_cast<double>(c.max_position_embeddings + c.type_vocab_size);
@@ -102,14 +103,30 @@ class MetadataWriter {
     U32("attention.head_count", config_.num_attention_heads);
   }
 
+  void WritePhi3() {
+    const RopeScaling& rope = config_.rope_scaling;
+    const bool is_long = rope.kind == RopeScaling::Kind::kLongRope;
+    U32("context_length", config_.max_position_embeddings);
+    U32("rope.scaling.original_context_length",
+        is_long ? rope.original_max_positions : config_.max_position_embeddings);
+    U32("embedding_length", config_.hidden_size);
+    U32("feed_forward_length", config_.intermediate_size);
+    U32("block_count", config_.num_hidden_layers);
+    U32("attention.head_count", config_.num_attention_heads);
+    U32("attention.head_count_kv", config_.num_key_value_heads);
+    if (config_.head_dim * config_.num_attention_heads != config_.hidden_size) WriteHeadDim();
+    F32("attention.layer_norm_rms_epsilon", config_.norm_eps);
+    U32("rope.dimension_count", config_.rotary_dims());
+    F32("rope.freq_base", config_.rope_theta);
+    U32("attention.sliding_window", config_.sliding_window);  // 0 says that it has none
+    if (is_long) F32("rope.scaling.attn_factor", rope.attention_factor);
+  }
+
   void WriteDecoder() {
     U32("attention.head_count_kv", config_.num_key_value_heads);
     F32("rope.freq_base", config_.rope_theta);
     F32("attention.layer_norm_rms_epsilon", config_.norm_eps);
-    if (NamesHeadDim(config_)) {
-      U32("attention.key_length", config_.head_dim);
-      U32("attention.value_length", config_.head_dim);
-    }
+    if (NamesHeadDim(config_)) WriteHeadDim();
     if (config_.sliding_window > 0) U32("attention.sliding_window", config_.sliding_window);
     if (row_.gguf == "llama") {
       U32("vocab_size", config_.vocab_size);
@@ -134,6 +151,10 @@ class MetadataWriter {
   std::string Key(absl::string_view name) const { return absl::StrCat(row_.gguf, ".", name); }
   void U32(absl::string_view name, int64_t value) {
     out_.SetU32(Key(name), static_cast<uint32_t>(value));
+  }
+  void WriteHeadDim() {
+    U32("attention.key_length", config_.head_dim);
+    U32("attention.value_length", config_.head_dim);
   }
   void F32(absl::string_view name, double value) {
     out_.SetF32(Key(name), static_cast<float>(value));
@@ -160,8 +181,12 @@ absl::StatusOr<GgufMetadata> MetadataForModel(const ModelConfig& config,
   }
   MetadataWriter writer(config, *row);
   writer.WriteGeneral(model_name);
-  writer.WriteSizes();
-  row->is_encoder ? writer.WriteEncoder() : writer.WriteDecoder();
+  if (row->gguf == "phi3") {
+    writer.WritePhi3();
+  } else {
+    writer.WriteSizes();
+    row->is_encoder ? writer.WriteEncoder() : writer.WriteDecoder();
+  }
   RETURN_IF_ERROR(gguf::WriteTokenizerKeys(config, side_files, writer.metadata()));
   writer.metadata().SetU32("general.quantization_version", 2);
   writer.metadata().SetU32("general.file_type", file_type);

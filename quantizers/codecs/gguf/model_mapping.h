@@ -14,6 +14,11 @@
 
 namespace quantd {
 
+// Tensors of what divides rotary frequencies, which Hugging Face has in the config.
+inline constexpr absl::string_view kRopeFrequencies = "rope_freqs.weight";
+inline constexpr absl::string_view kRopeLongFactors = "rope_factors_long.weight";
+inline constexpr absl::string_view kRopeShortFactors = "rope_factors_short.weight";
+
 // "model.layers.3.self_attn.q_proj.weight" <-> "blk.3.attn_q.weight"; nullopt for names the
 // architecture does not have.
 std::optional<std::string> GgufNameFor(const ModelConfig& config, absl::string_view hf_name);

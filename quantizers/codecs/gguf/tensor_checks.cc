@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "quantizers/codecs/gguf/metadata_fields.h"
+#include "quantizers/codecs/gguf/model_mapping.h"
 
 namespace quantd::gguf {
 namespace {
@@ -82,17 +83,27 @@ std::vector<Expected> InBlock(const ModelConfig& c, int64_t layer) {
   const int64_t kv = c.num_key_value_heads * c.head_dim;
   const bool encoder = c.is_encoder();
   std::vector<Expected> list;
-  AddLinear(prefix + "attn_q", q, c.hidden_size, c.attention_bias, &list);
-  AddLinear(prefix + "attn_k", kv, c.hidden_size, c.attention_bias, &list);
-  AddLinear(prefix + "attn_v", kv, c.hidden_size, c.attention_bias, &list);
+  const int64_t fused = c.fused_projections ? 2 : 1;  // gate and up
+  if (c.fused_projections) {
+    AddLinear(prefix + "attn_qkv", q + 2 * kv, c.hidden_size, c.attention_bias, &list);
+  } else {
+    AddLinear(prefix + "attn_q", q, c.hidden_size, c.attention_bias, &list);
+    AddLinear(prefix + "attn_k", kv, c.hidden_size, c.attention_bias, &list);
+    AddLinear(prefix + "attn_v", kv, c.hidden_size, c.attention_bias, &list);
+  }
+  for (const char* norm : {"attn_q_norm", "attn_k_norm"}) {
+    if (c.qk_norm) AddNorm(prefix + norm, c.head_dim, false, &list);
+  }
   AddLinear(prefix + "attn_output", c.hidden_size, q, encoder, &list);
-  AddLinear(prefix + "ffn_up", c.intermediate_size, c.hidden_size, c.mlp_bias, &list);
+  AddLinear(prefix + "ffn_up", fused * c.intermediate_size, c.hidden_size, c.mlp_bias, &list);
   AddLinear(prefix + "ffn_down", c.hidden_size, c.intermediate_size, c.mlp_bias, &list);
   if (encoder) {
     AddNorm(prefix + "attn_output_norm", c.hidden_size, true, &list);
     AddNorm(prefix + "layer_output_norm", c.hidden_size, true, &list);
   } else {
-    AddLinear(prefix + "ffn_gate", c.intermediate_size, c.hidden_size, c.mlp_bias, &list);
+    if (!c.fused_projections) {
+      AddLinear(prefix + "ffn_gate", c.intermediate_size, c.hidden_size, c.mlp_bias, &list);
+    }
     AddNorm(prefix + "attn_norm", c.hidden_size, false, &list);
     AddNorm(prefix + "ffn_norm", c.hidden_size, false, &list);
   }
@@ -127,9 +138,13 @@ absl::Status CheckTensors(const TensorIndex& tensors, const ModelConfig& config)
                                                      " blocks"));
     }
   }
-  const auto rope = tensors.find("rope_freqs.weight");
-  if (rope == tensors.end()) return absl::OkStatus();
-  return CheckOne(tensors, {"rope_freqs.weight", {config.head_dim / 2}});
+  if (config.rope_scaling.kind == RopeScaling::Kind::kLongRope) {
+    for (const absl::string_view name : {kRopeLongFactors, kRopeShortFactors}) {
+      RETURN_IF_ERROR(CheckOne(tensors, {std::string(name), {config.rotary_dims() / 2}}));
+    }
+  }
+  if (!tensors.contains(std::string(kRopeFrequencies))) return absl::OkStatus();
+  return CheckOne(tensors, {std::string(kRopeFrequencies), {config.rotary_dims() / 2}});
 }
 
 }  // namespace quantd::gguf

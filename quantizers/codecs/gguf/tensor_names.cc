@@ -21,13 +21,26 @@ constexpr ModuleNames kDecoderModules[] = {
     {"model.norm", "output_norm"},
     {"model.layers.{}.input_layernorm", "blk.{}.attn_norm"},
     {"model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"},
+    {"model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"},
+    {"model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"},
+};
+
+constexpr ModuleNames kSeparateProjections[] = {
     {"model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"},
     {"model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"},
     {"model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"},
-    {"model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"},
     {"model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"},
     {"model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"},
-    {"model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"},
+};
+
+constexpr ModuleNames kFusedProjections[] = {
+    {"model.layers.{}.self_attn.qkv_proj", "blk.{}.attn_qkv"},
+    {"model.layers.{}.mlp.gate_up_proj", "blk.{}.ffn_up"},
+};
+
+constexpr ModuleNames kHeadNorms[] = {
+    {"model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm"},
+    {"model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm"},
 };
 
 constexpr ModuleNames kBertModules[] = {
@@ -46,10 +59,22 @@ constexpr ModuleNames kBertModules[] = {
 };
 
 constexpr Architecture kArchitectures[] = {
-    {"llama", "llama", "LlamaForCausalLM", true, false, kDecoderModules},
-    {"llama", "mistral", "MistralForCausalLM", true, false, kDecoderModules},
-    {"qwen2", "qwen2", "Qwen2ForCausalLM", false, false, kDecoderModules},
-    {"bert", "bert", "BertModel", false, true, kBertModules},
+    {"llama", "llama", "LlamaForCausalLM", true, false, {kDecoderModules, kSeparateProjections}},
+    {"llama",
+     "mistral",
+     "MistralForCausalLM",
+     true,
+     false,
+     {kDecoderModules, kSeparateProjections}},
+    {"qwen2", "qwen2", "Qwen2ForCausalLM", false, false, {kDecoderModules, kSeparateProjections}},
+    {"qwen3",
+     "qwen3",
+     "Qwen3ForCausalLM",
+     false,
+     false,
+     {kDecoderModules, kSeparateProjections, kHeadNorms}},
+    {"phi3", "phi3", "Phi3ForCausalLM", false, false, {kDecoderModules, kFusedProjections}},
+    {"bert", "bert", "BertModel", false, true, {kBertModules}},
 };
 
 }  // namespace
@@ -124,11 +149,13 @@ std::optional<std::string> Translate(const ModelConfig& config, absl::string_vie
   absl::string_view parameter;
   const std::optional<absl::string_view> module = ModuleOf(name, &parameter);
   if (architecture == nullptr || !module) return std::nullopt;
-  for (const gguf::ModuleNames& row : architecture->modules) {
-    const std::optional<int64_t> layer = MatchLayer(row.*from, *module);
-    if (!layer) continue;
-    if (*layer >= config.num_hidden_layers) return std::nullopt;
-    return absl::StrCat(WithLayer(row.*to, *layer), ".", parameter);
+  for (const std::span<const gguf::ModuleNames> list : architecture->modules) {
+    for (const gguf::ModuleNames& row : list) {
+      const std::optional<int64_t> layer = MatchLayer(row.*from, *module);
+      if (!layer) continue;
+      if (*layer >= config.num_hidden_layers) return std::nullopt;
+      return absl::StrCat(WithLayer(row.*to, *layer), ".", parameter);
+    }
   }
   return std::nullopt;
 }

@@ -219,12 +219,18 @@ GgmlType AttentionOutputType(uint32_t ftype, GgmlType base) {
   }
 }
 
+GgmlType FusedAttentionType(uint32_t ftype, GgmlType base) {
+  if (OneOf(ftype, {kQ3_K_M, kQ3_K_L, kIQ3_M})) return T::kQ4_K;
+  return ftype == kQ4_K_M ? T::kQ5_K : ftype == kQ5_K_M ? T::kQ6_K : base;
+}
+
 // The mixture's type of the matrix `kind` ("attn_v", ...) of a block.
 GgmlType BlockTensorType(uint32_t ftype, GgmlType base, absl::string_view kind, const Place& t) {
   if (IsVeryLowBit(ftype)) return VeryLowBitType(ftype, base, kind, t);
   if (kind == "attn_v") return ValueType(ftype, base, t);
   if (kind == "ffn_down") return DownType(ftype, base, t);
   if (kind == "attn_output") return AttentionOutputType(ftype, base);
+  if (kind == "attn_qkv") return FusedAttentionType(ftype, base);
   if (kind == "attn_q" || kind == "attn_k") {
     return ftype == kIQ3_XS ? T::kIQ3_XXS : ftype == kIQ3_XXS ? T::kIQ2_S : base;
   }
@@ -282,8 +288,7 @@ int SplitBlockName(absl::string_view name, absl::string_view* kind) {
 bool IsAlwaysF32(absl::string_view name, const Shape& shape) {
   return shape.size() < 2 || !absl::EndsWith(name, "weight") ||
          absl::EndsWith(name, "_norm.weight") || absl::StrContains(name, "ffn_gate_inp") ||
-         name == "position_embd.weight" || name == "token_types.weight" ||
-         name == "rope_freqs.weight";
+         name == "position_embd.weight" || name == "token_types.weight" || name == kRopeFrequencies;
 }
 
 }  // namespace

@@ -32,6 +32,11 @@ TEST(TensorNamesTest, BothDirections) {
       {"llama", "model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"},
       {"qwen2", "model.layers.1.self_attn.k_proj.bias", "blk.1.attn_k.bias"},
       {"qwen2", "lm_head.weight", "output.weight"},
+      {"qwen3", "model.layers.2.self_attn.k_norm.weight", "blk.2.attn_k_norm.weight"},
+      {"qwen3", "model.layers.2.mlp.up_proj.weight", "blk.2.ffn_up.weight"},
+      {"phi3", "model.layers.0.self_attn.qkv_proj.weight", "blk.0.attn_qkv.weight"},
+      {"phi3", "model.layers.0.mlp.gate_up_proj.weight", "blk.0.ffn_up.weight"},
+      {"phi3", "model.layers.0.mlp.down_proj.weight", "blk.0.ffn_down.weight"},
       {"bert", "embeddings.LayerNorm.bias", "token_embd_norm.bias"},
       {"bert", "encoder.layer.2.attention.output.LayerNorm.weight",
        "blk.2.attn_output_norm.weight"},
@@ -53,6 +58,8 @@ TEST(TensorNamesTest, NothingForOtherNames) {
     EXPECT_EQ(HfNameFor(Model("llama"), name), std::nullopt) << name;
   }
   EXPECT_EQ(GgufNameFor(Model("bert"), "pooler.dense.weight"), std::nullopt);
+  EXPECT_EQ(HfNameFor(Model("phi3"), "blk.0.ffn_gate.weight"), std::nullopt);
+  EXPECT_EQ(HfNameFor(Model("qwen2"), "blk.0.attn_q_norm.weight"), std::nullopt);
   EXPECT_EQ(GgufNameFor(Model("gpt2"), "lm_head.weight"), std::nullopt);
 }
 

@@ -52,6 +52,22 @@ TEST(TypePolicyTest, ShortNamesAndLowerCaseAreAccepted) {
   EXPECT_EQ(GgufTypePolicy::ForFileType("Q3_K", false)->name(), "Q3_K_M");
 }
 
+// llama-quantize's branch of its own for fused attention.
+TEST(TypePolicyTest, FusedAttention) {
+  ModelConfig config = Model(32, 32, 32);
+  config.model_type = "phi3";
+  for (const auto& [file_type, type] : {std::pair{"Q4_K_M", T::kQ5_K},
+                                        {"Q5_K_M", T::kQ6_K},
+                                        {"Q3_K_M", T::kQ4_K},
+                                        {"Q3_K_L", T::kQ4_K},
+                                        {"IQ3_M", T::kQ4_K},
+                                        {"Q4_K_S", T::kQ4_K},
+                                        {"Q2_K", T::kQ2_K},
+                                        {"Q8_0", T::kQ8_0}}) {
+    EXPECT_EQ(TypeOf(file_type, config, "blk.7.attn_qkv.weight"), type) << file_type;
+  }
+}
+
 TEST(TypePolicyTest, UnknownNamesListTheKnown) {
   const auto policy = GgufTypePolicy::ForFileType("Q9_K\n", false);
   EXPECT_EQ(policy.status().code(), absl::StatusCode::kInvalidArgument);
