@@ -47,6 +47,7 @@ struct BlockPass {
   // its scores [heads, tokens, 2], gate and up before the activation (gate is the only one of
   // encoders), and what the last norm of encoders reads.
   FloatBuffer q, k, v, softmax, gate, up, after_mlp;
+  FloatBuffer raw_q, raw_k;  // what norms of heads read, where there are such
 
   FloatBuffer& operator[](BlockValue value) { return values[static_cast<size_t>(value)]; }
   const FloatBuffer& operator[](BlockValue value) const {
@@ -84,7 +85,7 @@ class CalibratedBlock {
  public:
   virtual ~CalibratedBlock() = default;
   virtual bool is_encoder() const = 0;
-  // In the order of the computation: q, k, v; o; gate, up; down.
+  // In the order of the computation: q, k, v (or the one matrix of them); o; gate, up; down.
   virtual const std::vector<BlockLinear>& linears() const = 0;
   // Full names of the norms.
   virtual std::vector<std::string> norms() const = 0;

@@ -1,8 +1,10 @@
 #include "quantizers/pipeline.h"
-#include "kernels/product_device.h"
+
+#include <algorithm>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/product_device.h"
 #include "quantizers/block_job.h"
 #include "quantizers/checkpoint_sink.h"
 #include "quantizers/codecs/gguf/importance_matrix.h"
@@ -59,7 +61,10 @@ absl::StatusOr<QuantizeReport> RunCalibratedJob(std::shared_ptr<const ModelRoot>
   // What enters a block and what leaves it.
   plan.scratch_bytes = calibration.expected_tokens * calibration.model->hidden_size() *
                        sizeof(float) * (spec.both_inputs ? 4 : 2);
-  const int64_t hidden = source.config().hidden_size, wide = source.config().intermediate_size;
+  const ModelConfig& config = source.config();
+  const int64_t hidden = config.hidden_size;
+  const int64_t wide =
+      std::max(config.intermediate_size, config.num_attention_heads * config.head_dim);
   if (recipe.block_solver() == nullptr) {
     plan.scratch_bytes += StageValues::DiskBytes(calibration.expected_tokens, hidden, wide);
   } else {

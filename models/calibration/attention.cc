@@ -181,12 +181,12 @@ void Sequence::Backward(int64_t head, int64_t block, const AttentionPass& pass, 
 
 }  // namespace
 
-void Rotate(const std::vector<float>& table, int64_t tokens, int64_t heads, int64_t head_dim,
-            bool inverse, float* x) {
-  const int64_t half = head_dim / 2;
+void Rotate(const std::vector<float>& table, int64_t rotary, int64_t tokens, int64_t heads,
+            int64_t head_dim, bool inverse, float* x) {
+  const int64_t half = rotary / 2;
   ForRows(tokens, [&](int64_t first, int64_t count) {
     for (int64_t row = first * heads; row < (first + count) * heads; ++row) {
-      const float* cosines = table.data() + row / heads * head_dim;
+      const float* cosines = table.data() + row / heads * rotary;
       const float* sines = cosines + half;
       float* pair = x + row * head_dim;
       for (int64_t i = 0; i < half; ++i) {

@@ -19,11 +19,11 @@ struct AttentionShape {
   std::optional<ProductRounding> rounding;
 };
 
-// Rotates the pairs (i, i + head_dim/2) of every head of x [tokens, heads * head_dim] by the angles
-// of its position; `table` [>= tokens, head_dim] holds cosines, then sines. `inverse`: back, which
-// is also how gradients pass.
-void Rotate(const std::vector<float>& table, int64_t tokens, int64_t heads, int64_t head_dim,
-            bool inverse, float* x);
+// Rotates the pairs (i, i + rotary/2) of the first `rotary` dimensions of every head of x [tokens,
+// heads * head_dim] by the angles of its position; `table` [>= tokens, rotary] holds cosines, then
+// sines. `inverse`: the other way, as gradients pass.
+void Rotate(const std::vector<float>& table, int64_t rotary, int64_t tokens, int64_t heads,
+            int64_t head_dim, bool inverse, float* x);
 
 // out [tokens, heads * head_dim] = softmax(q k^T / sqrt(head_dim)) v of q, and k and v of kv_heads,
 // as they are. `softmax` [heads, tokens, 2] gets the terms of every query's weights (SoftmaxTerms).

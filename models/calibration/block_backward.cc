@@ -1,4 +1,5 @@
 // The backward half of DenseBlock: the chain rule by hand, from the block's output to its weights.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -24,28 +25,66 @@ void DenseBlock::AddLinearGradients(const std::string& module, TokenOperand& x, 
 }
 
 void DenseBlock::AddNormParameters(const std::string& module, const FloatBuffer& x,
-                                   const FloatBuffer& dy, int64_t tokens,
-                                   BlockGradients& gradients) const {
+                                   const FloatBuffer& dy, BlockGradients& gradients) const {
   const auto weight = gradients.find(module);
   if (weight == gradients.end()) return;
-  const auto width = static_cast<size_t>(config_.hidden_size);
-  weight->second.resize(width, 0.0f);
+  const int64_t width = NormWidth(module);
+  weight->second.resize(static_cast<size_t>(width), 0.0f);
   const auto bias = gradients.find(absl::StrCat(module, ".bias"));
-  if (bias != gradients.end()) bias->second.resize(width, 0.0f);
-  AddNormParameterGradients(NormArgs(module), tokens, x.data(), dy.data(), config_.hidden_size,
+  if (bias != gradients.end()) bias->second.resize(static_cast<size_t>(width), 0.0f);
+  const int64_t rows = static_cast<int64_t>(x.size()) / width;
+  AddNormParameterGradients(NormArgs(module), rows, x.data(), dy.data(), width,
                             weight->second.data(),
                             bias != gradients.end() ? bias->second.data() : nullptr);
 }
 
 void DenseBlock::AddNormGradients(const std::string& module, const FloatBuffer& x,
-                                  const FloatBuffer& dy, int64_t tokens, FloatBuffer& dx) const {
+                                  const FloatBuffer& dy, FloatBuffer& dx) const {
   const RowNormArgs norm = NormArgs(module);
-  const int64_t width = config_.hidden_size;
-  ForRows(tokens, [&](int64_t first, int64_t count) {
+  const int64_t width = NormWidth(module);
+  ForRows(static_cast<int64_t>(x.size()) / width, [&](int64_t first, int64_t count) {
     for (int64_t at = first * width; at < (first + count) * width; at += width) {
       AddNormGradient(norm, x.data() + at, dy.data() + at, width, dx.data() + at);
     }
   });
+}
+
+void DenseBlock::HeadNormBackward(const std::string& module, const FloatBuffer& raw,
+                                  FloatBuffer& d_heads, BlockGradients& gradients) const {
+  if (module.empty()) return;
+  AddNormParameters(module, raw, d_heads, gradients);
+  FloatBuffer d_raw(raw.size(), 0.0f);
+  AddNormGradients(module, raw, d_heads, d_raw);
+  d_heads = std::move(d_raw);
+}
+
+void DenseBlock::BackwardAll(const std::vector<std::string>& modules, TokenOperand& x,
+                             const std::vector<Part>& parts, bool add, float* d_input,
+                             BlockGradients& gradients) {
+  const auto backward = [&](const std::string& module, const FloatBuffer& gradient) {
+    const LinearWeight weight = WeightOf(module);
+    d_output_.Set(gradient.data(), x.tokens(), weight.rows);
+    AddLinearGradients(module, x, d_output_, gradients);
+    if (d_input != nullptr) products_.InputGradient(d_output_, weight, add, d_input);
+    add = true;
+  };
+  if (modules.size() == parts.size()) {
+    for (size_t i = 0; i < parts.size(); ++i) backward(modules[i], parts[i].values);
+    return;
+  }
+  const int64_t width = WeightOf(modules.front()).rows;
+  fused_.resize(static_cast<size_t>(x.tokens() * width));
+  int64_t column = 0;
+  for (const Part& part : parts) {
+    ForRows(x.tokens(), [&](int64_t first, int64_t count) {
+      for (int64_t t = first; t < first + count; ++t) {
+        std::copy_n(part.values.data() + t * part.width, part.width,
+                    fused_.data() + t * width + column);
+      }
+    });
+    column += part.width;
+  }
+  backward(modules.front(), fused_);
 }
 
 void DenseBlock::MlpBackward(const BlockPass& pass, const FloatBuffer& d_output,
@@ -54,7 +93,7 @@ void DenseBlock::MlpBackward(const BlockPass& pass, const FloatBuffer& d_output,
   hidden_.Set(pass[BlockValue::kMlpHidden].data(), tokens, width);
   d_output_.Set(d_output.data(), tokens, config_.hidden_size);
   AddLinearGradients(names_.down, hidden_, d_output_, gradients);
-  const bool is_gated = !names_.up.empty();
+  const bool is_gated = !is_encoder();
   FloatBuffer &d_gate = d_hidden_, &d_up = d_gated_;
   d_gate.resize(pass.gate.size());
   d_up.resize(is_gated ? d_gate.size() : 0);
@@ -66,13 +105,8 @@ void DenseBlock::MlpBackward(const BlockPass& pass, const FloatBuffer& d_output,
                        d_gate.data() + begin, is_gated ? d_up.data() + begin : nullptr);
   });
   input_.Set(pass[BlockValue::kMlpInput].data(), tokens, config_.hidden_size);
-  d_gate_.Set(d_gate.data(), tokens, width);
-  AddLinearGradients(names_.gate, input_, d_gate_, gradients);
-  products_.InputGradient(d_gate_, WeightOf(names_.gate), is_encoder(), d_input.data());
-  if (!is_gated) return;
-  d_up_.Set(d_up.data(), tokens, width);
-  AddLinearGradients(names_.up, input_, d_up_, gradients);
-  products_.InputGradient(d_up_, WeightOf(names_.up), true, d_input.data());
+  BackwardAll(names_.gate_up, input_, GateUpParts(d_gate, d_up), is_encoder(), d_input.data(),
+              gradients);
 }
 
 void DenseBlock::AttentionBackward(const BlockPass& pass, const FloatBuffer& d_output,
@@ -83,8 +117,9 @@ void DenseBlock::AttentionBackward(const BlockPass& pass, const FloatBuffer& d_o
   d_output_.Set(d_output.data(), tokens, config_.hidden_size);
   AddLinearGradients(names_.o, hidden_, d_output_, gradients);
   const bool needs_norm = !is_encoder() && gradients.contains(names_.attention_norm);
-  bool needs_more = needs_norm;
-  for (const std::string& module : {names_.q, names_.k, names_.v}) {
+  bool needs_more =
+      needs_norm || gradients.contains(names_.q_norm) || gradients.contains(names_.k_norm);
+  for (const std::string& module : names_.qkv) {
     needs_more = needs_more || gradients.contains(module) ||
                  gradients.contains(absl::StrCat(module, ".bias"));
   }
@@ -100,22 +135,19 @@ void DenseBlock::AttentionBackward(const BlockPass& pass, const FloatBuffer& d_o
       {pass.q.data(), pass.k.data(), pass.v.data(), attended.data(), pass.softmax.data()},
       d_attended.data(), d_q_.data(), d_k_.data(), d_v_.data());
   if (rope_ != nullptr) {
-    Rotate(*rope_, tokens, attention_.heads, attention_.head_dim, true, d_q_.data());
-    Rotate(*rope_, tokens, attention_.kv_heads, attention_.head_dim, true, d_k_.data());
+    const int64_t rotary = config_.rotary_dims();
+    Rotate(*rope_, rotary, tokens, attention_.heads, attention_.head_dim, true, d_q_.data());
+    Rotate(*rope_, rotary, tokens, attention_.kv_heads, attention_.head_dim, true, d_k_.data());
   }
+  HeadNormBackward(names_.q_norm, pass.raw_q, d_q_, gradients);
+  HeadNormBackward(names_.k_norm, pass.raw_k, d_k_, gradients);
   const FloatBuffer& input = pass[BlockValue::kAttentionInput];
   input_.Set(input.data(), tokens, config_.hidden_size);
   FloatBuffer d_input(needs_norm ? input.size() : 0, 0.0f);
-  const std::pair<const std::string&, const FloatBuffer&> readers[] = {
-      {names_.q, d_q_}, {names_.k, d_k_}, {names_.v, d_v_}};
-  for (const auto& [module, gradient] : readers) {
-    const LinearWeight weight = WeightOf(module);
-    d_output_.Set(gradient.data(), tokens, weight.rows);
-    AddLinearGradients(module, input_, d_output_, gradients);
-    if (needs_norm) products_.InputGradient(d_output_, weight, true, d_input.data());
-  }
+  BackwardAll(names_.qkv, input_, QkvParts(d_q_, d_k_, d_v_), true,
+              needs_norm ? d_input.data() : nullptr, gradients);
   if (!needs_norm) return;
-  AddNormParameters(names_.attention_norm, pass[BlockValue::kInput], d_input, tokens, gradients);
+  AddNormParameters(names_.attention_norm, pass[BlockValue::kInput], d_input, gradients);
 }
 
 void DenseBlock::Backward(const BlockPass& pass, std::span<const float> output,
@@ -125,13 +157,12 @@ void DenseBlock::Backward(const BlockPass& pass, std::span<const float> output,
 
 void DenseBlock::BackwardInPlace(const BlockPass& pass, std::span<const float> output,
                                  BlockGradients& gradients) {
-  const int64_t tokens = pass.tokens;
   // By the sum of the second residual; the MLP's output and its residual share it.
   FloatBuffer d_sum(output.begin(), output.end());
   if (is_encoder()) {
     FloatBuffer d_after(d_sum.size(), 0.0f);
-    AddNormGradients(names_.mlp_norm, pass.after_mlp, d_sum, tokens, d_after);
-    AddNormParameters(names_.mlp_norm, pass.after_mlp, d_sum, tokens, gradients);
+    AddNormGradients(names_.mlp_norm, pass.after_mlp, d_sum, d_after);
+    AddNormParameters(names_.mlp_norm, pass.after_mlp, d_sum, gradients);
     d_sum = std::move(d_after);
   }
   // Encoders take the residual after the norm, decoders before it.
@@ -139,8 +170,8 @@ void DenseBlock::BackwardInPlace(const BlockPass& pass, std::span<const float> o
   MlpBackward(pass, d_sum, d_input, gradients);
   FloatBuffer d_after_attention = is_encoder() ? FloatBuffer(d_sum.size(), 0.0f) : std::move(d_sum);
   const std::string& norm = is_encoder() ? names_.attention_norm : names_.mlp_norm;
-  AddNormGradients(norm, pass[BlockValue::kAfterAttention], d_input, tokens, d_after_attention);
-  AddNormParameters(norm, pass[BlockValue::kAfterAttention], d_input, tokens, gradients);
+  AddNormGradients(norm, pass[BlockValue::kAfterAttention], d_input, d_after_attention);
+  AddNormParameters(norm, pass[BlockValue::kAfterAttention], d_input, gradients);
   AttentionBackward(pass, d_after_attention, gradients);
 }
 

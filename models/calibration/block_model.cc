@@ -75,6 +75,9 @@ class SourceBlocks final : public BlockModel {
         RETURN_IF_ERROR(AddVector(absl::StrCat(norm, local), hidden_size(), parameters));
       }
     }
+    for (const std::string& norm : {names.q_norm, names.k_norm}) {
+      RETURN_IF_ERROR(AddVector(absl::StrCat(norm, ".weight"), config().head_dim, parameters));
+    }
     return std::make_unique<DenseBlock>(config(), names, std::move(parameters),
                                         config().is_encoder() ? nullptr : &rope_, options_.stopped,
                                         options_.device.get());

@@ -35,15 +35,30 @@ Activation ActivationOf(const ModelConfig& config) {
 BlockNames NamesOf(const ModelConfig& config, const std::string& prefix) {
   const auto name = [&prefix](absl::string_view local) { return absl::StrCat(prefix, local); };
   if (config.is_encoder()) {
-    return {name("attention.self.query"), name("attention.self.key"),
-            name("attention.self.value"), name("attention.output.dense"),
-            name("intermediate.dense"),   "",
-            name("output.dense"),         name("attention.output.LayerNorm"),
-            name("output.LayerNorm")};
+    return {.qkv = {name("attention.self.query"), name("attention.self.key"),
+                    name("attention.self.value")},
+            .o = name("attention.output.dense"),
+            .gate_up = {name("intermediate.dense")},
+            .down = name("output.dense"),
+            .attention_norm = name("attention.output.LayerNorm"),
+            .mlp_norm = name("output.LayerNorm")};
   }
-  return {name("self_attn.q_proj"), name("self_attn.k_proj"), name("self_attn.v_proj"),
-          name("self_attn.o_proj"), name("mlp.gate_proj"),    name("mlp.up_proj"),
-          name("mlp.down_proj"),    name("input_layernorm"),  name("post_attention_layernorm")};
+  BlockNames names = {
+      .qkv = {name("self_attn.q_proj"), name("self_attn.k_proj"), name("self_attn.v_proj")},
+      .o = name("self_attn.o_proj"),
+      .gate_up = {name("mlp.gate_proj"), name("mlp.up_proj")},
+      .down = name("mlp.down_proj"),
+      .attention_norm = name("input_layernorm"),
+      .mlp_norm = name("post_attention_layernorm")};
+  if (config.fused_projections) {
+    names.qkv = {name("self_attn.qkv_proj")};
+    names.gate_up = {name("mlp.gate_up_proj")};
+  }
+  if (config.qk_norm) {
+    names.q_norm = name("self_attn.q_norm");
+    names.k_norm = name("self_attn.k_norm");
+  }
+  return names;
 }
 
 std::vector<BlockLinear> LinearsOf(const ModelConfig& config, const BlockNames& names) {
@@ -52,12 +67,17 @@ std::vector<BlockLinear> LinearsOf(const ModelConfig& config, const BlockNames& 
   const int64_t kv =
       (config.is_encoder() ? config.num_attention_heads : config.num_key_value_heads) *
       config.head_dim;
-  std::vector<BlockLinear> linears = {{names.q, q, hidden, BlockValue::kAttentionInput},
-                                      {names.k, kv, hidden, BlockValue::kAttentionInput},
-                                      {names.v, kv, hidden, BlockValue::kAttentionInput},
-                                      {names.o, hidden, q, BlockValue::kAttended},
-                                      {names.gate, mlp, hidden, BlockValue::kMlpInput}};
-  if (!names.up.empty()) linears.push_back({names.up, mlp, hidden, BlockValue::kMlpInput});
+  std::vector<BlockLinear> linears;
+  const bool is_fused = names.qkv.size() == 1;
+  for (const std::string& module : names.qkv) {
+    const int64_t rows = is_fused ? q + 2 * kv : linears.empty() ? q : kv;
+    linears.push_back({module, rows, hidden, BlockValue::kAttentionInput});
+  }
+  linears.push_back({names.o, hidden, q, BlockValue::kAttended});
+  for (const std::string& module : names.gate_up) {
+    linears.push_back(
+        {module, config.fused_projections ? 2 * mlp : mlp, hidden, BlockValue::kMlpInput});
+  }
   linears.push_back({names.down, hidden, mlp, BlockValue::kMlpHidden});
   return linears;
 }
@@ -77,6 +97,11 @@ DenseBlock::DenseBlock(const ModelConfig& config, BlockNames names,
       rope_(rope),
       device_(device),
       products_(std::move(stopped), device) {}
+
+std::vector<std::string> DenseBlock::norms() const {
+  if (names_.q_norm.empty()) return {names_.attention_norm, names_.mlp_norm};
+  return {names_.attention_norm, names_.q_norm, names_.k_norm, names_.mlp_norm};
+}
 
 std::span<float> DenseBlock::Parameter(absl::string_view name) {
   const auto it = parameters_.find(std::string(name));
@@ -131,16 +156,59 @@ RowNormArgs DenseBlock::NormArgs(const std::string& module) const {
           .epsilon = static_cast<float>(config_.norm_eps)};
 }
 
-void DenseBlock::Normalize(const std::string& module, const FloatBuffer& x, int64_t tokens,
-                           FloatBuffer& y) const {
+int64_t DenseBlock::NormWidth(const std::string& module) const {
+  return static_cast<int64_t>(parameters_.at(absl::StrCat(module, ".weight")).size());
+}
+
+void DenseBlock::Normalize(const std::string& module, const FloatBuffer& x, FloatBuffer& y) const {
   y.resize(x.size());
   const RowNormArgs norm = NormArgs(module);
-  const int64_t width = config_.hidden_size;
-  ForRows(tokens, [&](int64_t first, int64_t count) {
+  const int64_t width = NormWidth(module);
+  ForRows(static_cast<int64_t>(x.size()) / width, [&](int64_t first, int64_t count) {
     for (int64_t t = first; t < first + count; ++t) {
       NormalizeRow(norm, x.data() + t * width, width, y.data() + t * width);
     }
   });
+}
+
+void DenseBlock::NormalizeHeads(const std::string& module, FloatBuffer& raw,
+                                FloatBuffer& heads) const {
+  if (module.empty()) return;
+  std::swap(raw, heads);
+  Normalize(module, raw, heads);
+}
+
+std::vector<DenseBlock::Part> DenseBlock::QkvParts(FloatBuffer& q, FloatBuffer& k,
+                                                   FloatBuffer& v) const {
+  const int64_t kv = attention_.kv_heads * attention_.head_dim;
+  return {{q, attention_.heads * attention_.head_dim}, {k, kv}, {v, kv}};
+}
+
+std::vector<DenseBlock::Part> DenseBlock::GateUpParts(FloatBuffer& gate, FloatBuffer& up) const {
+  const int64_t width = config_.intermediate_size;
+  if (is_encoder()) return {{gate, width}};
+  return {{gate, width}, {up, width}};
+}
+
+void DenseBlock::ApplyAll(const std::vector<std::string>& modules, TokenOperand& x,
+                          const std::vector<Part>& parts) {
+  if (modules.size() == parts.size()) {
+    for (size_t i = 0; i < parts.size(); ++i) Apply(modules[i], x, parts[i].values);
+    return;
+  }
+  Apply(modules.front(), x, fused_);
+  const int64_t tokens = x.tokens(), width = static_cast<int64_t>(fused_.size()) / tokens;
+  int64_t column = 0;
+  for (const Part& part : parts) {
+    part.values.resize(static_cast<size_t>(tokens * part.width));
+    ForRows(tokens, [&](int64_t first, int64_t count) {
+      for (int64_t t = first; t < first + count; ++t) {
+        std::copy_n(fused_.data() + t * width + column, part.width,
+                    part.values.data() + t * part.width);
+      }
+    });
+    column += part.width;
+  }
 }
 
 BlockPass DenseBlock::Run(BlockValue from, std::span<const float> values, BlockValue until) {
@@ -162,26 +230,27 @@ void DenseBlock::Continue(BlockPass& pass, BlockValue until) {
 }
 
 void DenseBlock::AttentionPart(BlockPass& pass, BlockValue until) {
-  const int64_t tokens = pass.tokens;
+  const int64_t tokens = pass.tokens, rotary = config_.rotary_dims();
   FloatBuffer& input = pass[BlockValue::kAttentionInput];
   if (input.empty() && pass[BlockValue::kAttended].empty()) {
     const FloatBuffer& hidden = pass[BlockValue::kInput];
     if (is_encoder()) {
       input = hidden;
     } else {
-      Normalize(names_.attention_norm, hidden, tokens, input);
+      Normalize(names_.attention_norm, hidden, input);
     }
   }
   if (until == BlockValue::kAttentionInput) return;
   FloatBuffer& attended = pass[BlockValue::kAttended];
   if (attended.empty()) {
     input_.Set(input.data(), tokens, config_.hidden_size);
-    Apply(names_.q, input_, pass.q);
-    Apply(names_.k, input_, pass.k);
-    Apply(names_.v, input_, pass.v);
+    ApplyAll(names_.qkv, input_, QkvParts(pass.q, pass.k, pass.v));
+    NormalizeHeads(names_.q_norm, pass.raw_q, pass.q);
+    NormalizeHeads(names_.k_norm, pass.raw_k, pass.k);
     if (rope_ != nullptr) {
-      Rotate(*rope_, tokens, attention_.heads, attention_.head_dim, false, pass.q.data());
-      Rotate(*rope_, tokens, attention_.kv_heads, attention_.head_dim, false, pass.k.data());
+      Rotate(*rope_, rotary, tokens, attention_.heads, attention_.head_dim, false, pass.q.data());
+      Rotate(*rope_, rotary, tokens, attention_.kv_heads, attention_.head_dim, false,
+             pass.k.data());
     }
     attended.resize(pass.q.size());
     pass.softmax.resize(static_cast<size_t>(2 * attention_.heads * tokens));
@@ -197,11 +266,10 @@ void DenseBlock::MlpActivation(BlockPass& pass) {
   const FloatBuffer& input = pass[BlockValue::kMlpInput];
   FloatBuffer& hidden = pass[BlockValue::kMlpHidden];
   input_.Set(input.data(), pass.tokens, config_.hidden_size);
-  Apply(names_.gate, input_, pass.gate);
-  if (!names_.up.empty()) Apply(names_.up, input_, pass.up);
+  ApplyAll(names_.gate_up, input_, GateUpParts(pass.gate, pass.up));
   hidden.resize(pass.gate.size());
   const int64_t width = config_.intermediate_size;
-  const float* up = names_.up.empty() ? nullptr : pass.up.data();
+  const float* up = is_encoder() ? nullptr : pass.up.data();
   ForRows(pass.tokens, [&](int64_t first, int64_t count) {
     const int64_t begin = first * width, end = begin + count * width;
     ActivateRow(activation_, pass.gate.data() + begin, up != nullptr ? up + begin : nullptr,
@@ -220,8 +288,7 @@ void DenseBlock::MlpPart(BlockPass& pass, BlockValue until) {
   // Encoders take the MLP's residual after the norm.
   const bool needs_input = !from_hidden || (is_encoder() && until == BlockValue::kOutput);
   if (input.empty() && needs_input) {
-    Normalize(is_encoder() ? names_.attention_norm : names_.mlp_norm, after_attention, pass.tokens,
-              input);
+    Normalize(is_encoder() ? names_.attention_norm : names_.mlp_norm, after_attention, input);
   }
   if (until == BlockValue::kMlpInput) return;
   if (!from_hidden) MlpActivation(pass);
@@ -232,7 +299,7 @@ void DenseBlock::MlpPart(BlockPass& pass, BlockValue until) {
   const FloatBuffer& output = pass[BlockValue::kMlpOutput];
   if (is_encoder()) {
     Add(input, output, pass.after_mlp);
-    Normalize(names_.mlp_norm, pass.after_mlp, pass.tokens, pass[BlockValue::kOutput]);
+    Normalize(names_.mlp_norm, pass.after_mlp, pass[BlockValue::kOutput]);
   } else {
     Add(after_attention, output, pass[BlockValue::kOutput]);
   }

@@ -20,10 +20,14 @@
 
 namespace quantd::calibration {
 
-// Modules of a block, full names. Encoders have no `up`: their one matrix before the activation is
-// `gate`.
+// Modules of a block, full names: one for each of q, k and v, or one with the rows of all, and so
+// for gate and up. Encoders have one matrix before the activation.
 struct BlockNames {
-  std::string q, k, v, o, gate, up, down, attention_norm, mlp_norm;
+  std::vector<std::string> qkv;
+  std::string o;
+  std::vector<std::string> gate_up;
+  std::string down, attention_norm, mlp_norm;
+  std::string q_norm, k_norm;  // of heads; or empty
 };
 BlockNames NamesOf(const ModelConfig& config, const std::string& prefix);
 // The linears among them with their shapes, in the order of the computation.
@@ -41,9 +45,7 @@ class DenseBlock final : public CalibratedBlock {
 
   bool is_encoder() const override { return config_.is_encoder(); }
   const std::vector<BlockLinear>& linears() const override { return linears_; }
-  std::vector<std::string> norms() const override {
-    return {names_.attention_norm, names_.mlp_norm};
-  }
+  std::vector<std::string> norms() const override;
   std::span<float> Parameter(absl::string_view name) override;
   BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) override;
   void Continue(BlockPass& pass, BlockValue until) override;
@@ -60,8 +62,20 @@ class DenseBlock final : public CalibratedBlock {
   LinearWeight WeightOf(const std::string& module) const;
   // y [tokens, rows of the module] = x W^T + bias.
   void Apply(const std::string& module, TokenOperand& x, FloatBuffer& y);
-  void Normalize(const std::string& module, const FloatBuffer& x, int64_t tokens,
-                 FloatBuffer& y) const;
+  // The outputs of modules that read `x`, and how wide each of them is in a token. Of one module
+  // with the rows of several, they are its columns.
+  struct Part {
+    FloatBuffer& values;
+    int64_t width;
+  };
+  std::vector<Part> QkvParts(FloatBuffer& q, FloatBuffer& k, FloatBuffer& v) const;
+  std::vector<Part> GateUpParts(FloatBuffer& gate, FloatBuffer& up) const;
+  void ApplyAll(const std::vector<std::string>& modules, TokenOperand& x,
+                const std::vector<Part>& parts);
+  // y = norm(x), rows as wide as the norm.
+  void Normalize(const std::string& module, const FloatBuffer& x, FloatBuffer& y) const;
+  // `heads` becomes norm(heads), `raw` what it was; nothing without such a norm.
+  void NormalizeHeads(const std::string& module, FloatBuffer& raw, FloatBuffer& heads) const;
   void AttentionPart(BlockPass& pass, BlockValue until);
   void MlpPart(BlockPass& pass, BlockValue until);
   void MlpActivation(BlockPass& pass);
@@ -71,9 +85,17 @@ class DenseBlock final : public CalibratedBlock {
                           BlockGradients& gradients);
   // The gradients of a norm's parameters from its outputs' `dy`, where asked for.
   void AddNormParameters(const std::string& module, const FloatBuffer& x, const FloatBuffer& dy,
-                         int64_t tokens, BlockGradients& gradients) const;
+                         BlockGradients& gradients) const;
   void AddNormGradients(const std::string& module, const FloatBuffer& x, const FloatBuffer& dy,
-                        int64_t tokens, FloatBuffer& dx) const;
+                        FloatBuffer& dx) const;
+  // From the gradient by NormalizeHeads' outputs to that by its inputs, in place.
+  void HeadNormBackward(const std::string& module, const FloatBuffer& raw, FloatBuffer& d_heads,
+                        BlockGradients& gradients) const;
+  // From the gradients of ApplyAll's outputs to those of parameters and, where `d_input` is not
+  // null, of its inputs: set, or (`add`) added to.
+  void BackwardAll(const std::vector<std::string>& modules, TokenOperand& x,
+                   const std::vector<Part>& parts, bool add, float* d_input,
+                   BlockGradients& gradients);
   // Backward, on the compute thread.
   void BackwardInPlace(const BlockPass& pass, std::span<const float> output,
                        BlockGradients& gradients);
@@ -84,6 +106,7 @@ class DenseBlock final : public CalibratedBlock {
   void AttentionBackward(const BlockPass& pass, const FloatBuffer& d_output,
                          BlockGradients& gradients);
   RowNormArgs NormArgs(const std::string& module) const;
+  int64_t NormWidth(const std::string& module) const;
 
   const ModelConfig config_;
   const BlockNames names_;
@@ -95,8 +118,8 @@ class DenseBlock final : public CalibratedBlock {
   ProductDevice* const device_;
   LinearProducts products_;
   // What products read, and gradients on their way, whose memory every pass uses again.
-  TokenOperand input_, hidden_, d_output_, d_gate_, d_up_;
-  FloatBuffer d_hidden_, d_gated_, d_q_, d_k_, d_v_;
+  TokenOperand input_, hidden_, d_output_;
+  FloatBuffer fused_, d_hidden_, d_gated_, d_q_, d_k_, d_v_;
 };
 
 }  // namespace quantd::calibration

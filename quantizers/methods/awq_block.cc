@@ -37,6 +37,12 @@ std::string BlockPrefix(const std::string& module) {
   return second == std::string::npos ? "" : module.substr(0, second + 1);
 }
 
+// How many matrices, of as many rows each, `module` stacks.
+int64_t StackedIn(absl::string_view module) {
+  if (absl::EndsWith(module, "qkv_proj")) return 3;
+  return absl::EndsWith(module, "gate_up_proj") ? 2 : 1;
+}
+
 // get_layers_for_scaling of the llama family.
 std::vector<AwqGroup> GroupsOf(const CalibratedBlock& block) {
   std::vector<AwqGroup> groups = {
@@ -57,10 +63,14 @@ std::vector<AwqGroup> GroupsOf(const CalibratedBlock& block) {
     }
     group.earlier = Named(block, group.from == BlockValue::kAttended ? "v_proj" : "up_proj");
     const BlockLinear& reader = *group.linears.front();
-    // Upstream's condition for values: with grouped queries one row would need several factors.
-    const bool fits = group.earlier != nullptr && group.earlier->rows == reader.cols &&
+    // Upstream's condition for values: with grouped queries one row would need several factors. It
+    // has none for the last rows of a stack, which are not all values then, and spoils them.
+    const int64_t rows =
+        group.earlier != nullptr ? group.earlier->rows / StackedIn(group.earlier->module) : 0;
+    const bool fits = rows == reader.cols &&
+                      group.earlier->rows == rows * StackedIn(group.earlier->module) &&
                       (group.from != BlockValue::kAttended ||
-                       (group.earlier->rows == reader.rows && group.earlier->cols == reader.cols));
+                       (rows == reader.rows && group.earlier->cols == reader.cols));
     if (!fits) group.linears.clear();
   }
   std::erase_if(groups, [](const AwqGroup& group) { return group.linears.empty(); });
@@ -84,12 +94,16 @@ void Fold(CalibratedBlock& block, const AwqGroup& group) {
     DivideBy(group.factors, block.Parameter(absl::StrCat(group.norm, ".bias")));
     return;
   }
-  const std::span<float> weight = block.Parameter(WeightOf(*group.earlier));
+  // Of a stack, the last rows: values, up.
   const int64_t cols = group.earlier->cols;
+  const size_t rows = group.factors.size();
+  const std::span<float> weight =
+      block.Parameter(WeightOf(*group.earlier)).last(rows * static_cast<size_t>(cols));
   for (size_t i = 0; i < weight.size(); ++i) {
     weight[i] = Half(weight[i] / group.factors[i / static_cast<size_t>(cols)]);
   }
-  DivideBy(group.factors, block.Parameter(BiasOf(*group.earlier)));
+  const std::span<float> bias = block.Parameter(BiasOf(*group.earlier));
+  if (!bias.empty()) DivideBy(group.factors, bias.last(rows));
 }
 
 // Inputs of every kind of linear, some 512 tokens of all sequences in equal steps.

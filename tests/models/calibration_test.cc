@@ -55,16 +55,39 @@ std::vector<float> Logits(const MemorySource& source, const FloatBuffer& hidden)
   return logits;
 }
 
+// Every kind of decoder block.
+std::vector<ModelConfig> Decoders() {
+  ModelConfig biased = TinyDecoderConfig();
+  biased.attention_bias = true;
+  ModelConfig partial = TinyPhi3Config();  // in a context beyond the original
+  partial.rotary_dim = 12;
+  partial.max_position_embeddings = kTokens;
+  partial.rope_scaling = {.kind = RopeScaling::Kind::kLongRope,
+                          .original_max_positions = kTokens - 1,
+                          .short_factors = {1, 1, 1, 1, 1, 1},
+                          .long_factors = {1, 2, 4, 8, 16, 16},
+                          .attention_factor = 1.2};
+  return {TinyDecoderConfig(), biased, TinyPhi3Config(), partial, TinyQwen3Config()};
+}
+
 TEST(DenseBlock, ComputesWhatTheDecoderDoes) {
-  for (const bool bias : {false, true}) {
-    ModelConfig config = TinyDecoderConfig();
-    config.attention_bias = bias;
+  for (const ModelConfig& config : Decoders()) {
     const auto source = RandomDecoder(config, 7);
     const std::vector<int32_t> ids = Ids(kTokens, config.vocab_size);
     const std::vector<double> expected = ReferenceLogits(*source, ids);
     auto model = *OpenBlockModel(RandomDecoder(config, 7), {.positions = kTokens});
     EXPECT_LT(RelativeError(Logits(*source, ThroughAllBlocks(*model, ids)), expected), 1e-5);
   }
+}
+
+TEST(DenseBlock, GivesTheSameBitsFusedOrNot) {
+  const ModelConfig config = TinyDecoderConfig();
+  auto fused = RandomDecoder(config, 7);
+  FuseProjections(*fused);
+  const std::vector<int32_t> ids = Ids(kTokens, config.vocab_size);
+  auto one = *OpenBlockModel(RandomDecoder(config, 7), {.positions = kTokens});
+  auto other = *OpenBlockModel(std::move(fused), {.positions = kTokens});
+  EXPECT_EQ(ThroughAllBlocks(*other, ids), ThroughAllBlocks(*one, ids));
 }
 
 TEST(DenseBlock, ComputesWhatTheEncoderDoes) {
@@ -120,7 +143,7 @@ void CheckGradient(CalibratedBlock& block, const std::vector<float>& hidden,
   }
 }
 
-void CheckGradients(BlockModel& model, int64_t vocabulary) {
+void CheckGradients(BlockModel& model, int64_t vocabulary, bool has_biases) {
   const std::vector<float> hidden = *model.Embed(Ids(kTokens, vocabulary));
   const auto block = *model.LoadBlock(0);
   std::mt19937 random(3);
@@ -143,16 +166,17 @@ void CheckGradients(BlockModel& model, int64_t vocabulary) {
     biases += is_bias;
     CheckGradient(*block, hidden, by_output, is_bias ? key : key + ".weight", gradient, random);
   }
-  EXPECT_GT(biases, 1);
+  EXPECT_EQ(biases > 1, has_biases);
 }
 
 TEST(DenseBlock, GradientsAreThoseOfFiniteDifferences) {
-  ModelConfig config = TinyDecoderConfig();
-  config.attention_bias = true;
-  auto decoder = *OpenBlockModel(RandomDecoder(config, 5), {.positions = kTokens});
-  CheckGradients(*decoder, config.vocab_size);
+  for (const ModelConfig& config : Decoders()) {
+    SCOPED_TRACE(config.model_type);
+    auto decoder = *OpenBlockModel(RandomDecoder(config, 5), {.positions = kTokens});
+    CheckGradients(*decoder, config.vocab_size, config.attention_bias);
+  }
   auto encoder = *OpenBlockModel(RandomEncoder(TinyEncoderConfig(), 5), {.positions = kTokens});
-  CheckGradients(*encoder, TinyEncoderConfig().vocab_size);
+  CheckGradients(*encoder, TinyEncoderConfig().vocab_size, true);
 }
 
 TEST(DenseBlock, RunsHalvesFromTheirInputs) {
@@ -191,8 +215,10 @@ void CheckContinues(BlockModel& model, int64_t vocabulary) {
 }
 
 TEST(DenseBlock, ContinuesWithTheSameBits) {
-  auto decoder = *OpenBlockModel(RandomDecoder(TinyDecoderConfig(), 5), {.positions = kTokens});
-  CheckContinues(*decoder, TinyDecoderConfig().vocab_size);
+  for (const ModelConfig& config : Decoders()) {
+    auto decoder = *OpenBlockModel(RandomDecoder(config, 5), {.positions = kTokens});
+    CheckContinues(*decoder, config.vocab_size);
+  }
   auto encoder = *OpenBlockModel(RandomEncoder(TinyEncoderConfig(), 5), {.positions = kTokens});
   CheckContinues(*encoder, TinyEncoderConfig().vocab_size);
 }
