@@ -9,7 +9,7 @@ namespace quantd::opencl {
 namespace {
 
 constexpr const char* kAttentionSources[] = {source::attention};
-constexpr const char* kNormedSources[] = {source::work_group, source::attention};
+constexpr const char* kNormSources[] = {source::work_group, source::norm};
 constexpr const char* kBlockSources[] = {source::attention_block};
 
 absl::Status CheckCache(const AttentionArgs& args, const SequenceRows& sequence) {
@@ -88,14 +88,6 @@ AttendLaunch GroupLaunch(const Device& device, int64_t pairs, int head_dim) {
   return launch;
 }
 
-int HeadNormGroup(const Device& device) { return WorkGroupFor(device, 64); }
-
-KernelSpec StoreSpec(const char* name, const AttentionArgs& args, const Device& device) {
-  const std::string dims = absl::StrCat("-DHEAD_DIM=", args.head_dim);
-  if (args.q_norm == nullptr) return {name, kAttentionSources, dims};
-  return {name, kNormedSources, absl::StrCat(dims, " -DQK_NORM -DWG=", HeadNormGroup(device))};
-}
-
 AttendLaunch BlockLaunch(int64_t pairs, int head_dim) {
   AttendLaunch launch;
   launch.lanes = pairs >= 8 ? 8 : pairs >= 3 ? 4 : 1;
@@ -149,11 +141,11 @@ absl::Status OpenClBackend::AttendSequence(const AttentionArgs& args,
 absl::StatusOr<cl_mem> OpenClBackend::RunHeadFactors(const AttentionArgs& args,
                                                      const SequenceRows& sequence) {
   const int heads = args.heads + args.kv_heads;
-  const int group = HeadNormGroup(queue_.device());
+  const int group = WorkGroupFor(queue_.device(), 64);
   ASSIGN_OR_RETURN(const cl_mem factors,
                    ScratchBuffer(kHeadFactors, sizeof(float) * heads * sequence.rows));
   ASSIGN_OR_RETURN(const cl_kernel kernel,
-                   programs_.Get(StoreSpec("HeadFactors", args, queue_.device())));
+                   programs_.Get({"HeadFactors", kNormSources, absl::StrCat("-DWG=", group)}));
   Range range;
   range.global[0] = static_cast<size_t>(heads) * group;
   range.global[1] = sequence.rows;
@@ -161,7 +153,7 @@ absl::StatusOr<cl_mem> OpenClBackend::RunHeadFactors(const AttentionArgs& args,
   range.local[1] = range.local[2] = 1;
   RETURN_IF_ERROR(queue_.Run(kernel, range, AsCl(*args.qkv).buffer().get(), factors,
                              cl_int(sequence.first_row), cl_int(args.heads), cl_int(args.kv_heads),
-                             cl_float(args.norm_epsilon)));
+                             cl_int(args.head_dim), cl_float(args.norm_epsilon)));
   return factors;
 }
 
@@ -171,12 +163,13 @@ absl::Status OpenClBackend::RunStore(const AttentionArgs& args, const SequenceRo
   const auto or_qkv = [qkv](const DeviceArray* array) {
     return array != nullptr ? AsCl(*array).buffer().get() : qkv;
   };
+  std::string defines = absl::StrCat("-DHEAD_DIM=", args.head_dim);
   cl_mem factors = qkv;
   if (args.q_norm != nullptr) {
     ASSIGN_OR_RETURN(factors, RunHeadFactors(args, sequence));
+    absl::StrAppend(&defines, " -DQK_NORM");
   }
-  ASSIGN_OR_RETURN(const cl_kernel store,
-                   programs_.Get(StoreSpec("StoreQkv", args, queue_.device())));
+  ASSIGN_OR_RETURN(const cl_kernel store, programs_.Get({"StoreQkv", kAttentionSources, defines}));
   Range range;
   range.global[0] = args.head_dim;
   range.global[1] = args.heads + 2 * args.kv_heads;

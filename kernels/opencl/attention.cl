@@ -15,27 +15,9 @@
 #define LANES 8  // (row, head) pairs per group that share a key/value head; a power of two <= WG
 #endif
 
-#ifdef QK_NORM
-// factors [rows, heads + kv_heads]: what an RMS norm multiplies each head of q and k by, weights apart.
-// One work-group of WG work-items per head. Grid: [(heads + kv_heads) * WG, rows].
-__kernel __attribute__((reqd_work_group_size(WG, 1, 1)))
-void HeadFactors(__global const float *qkv, __global float *factors, const int first_row,
-                 const int heads, const int kv_heads, const float epsilon) {
-  __local float scratch[WG];
-  const int head = get_group_id(0);
-  const int row = get_group_id(1);
-  const int lane = get_local_id(0);
-  qkv += ((size_t)(first_row + row) * (heads + 2 * kv_heads) + head) * HEAD_DIM;
-  float squares = 0.0f;
-  for (int dim = lane; dim < HEAD_DIM; dim += WG) squares = fma(qkv[dim], qkv[dim], squares);
-  const float mean = GroupSum(squares, scratch) / HEAD_DIM;
-  if (lane == 0) factors[(size_t)row * (heads + kv_heads) + head] = 1.0f / sqrt(mean + epsilon);
-}
-#endif
-
-// Norms q and k (QK_NORM), rotates them to their positions (rotate-half form over the first `rotary`
-// dimensions), scales q, and stores q [rows, heads * HEAD_DIM] and the cache entries position,
-// position + 1, ...
+// With QK_NORM norms the heads of q and k by their `factors` (norm.cl). Rotates them to their positions
+// (rotate-half form over the first `rotary` dimensions), scales q, and stores q [rows, heads * HEAD_DIM]
+// and the cache entries position, position + 1, ...
 // The sequence starts at row `first_row` of `qkv`. Grid: [HEAD_DIM, heads + 2 kv_heads, rows].
 __kernel void StoreQkv(__global const float *qkv, __global const float *rope, __global float *q,
                        __global float *keys, __global float *values, const int first_row,

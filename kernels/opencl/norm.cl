@@ -62,6 +62,23 @@ void NormalizeRows(__global const float *x, __global const float *residual,
 #endif
 }
 
+// factors [rows, heads + kv_heads]: what an RMS norm multiplies each head of q and k by, weights apart.
+// The sequence starts at row `first_row` of qkv [(heads + 2 kv_heads) * head_dim]. One work-group per
+// head. Grid: [(heads + kv_heads) * WG, rows].
+__kernel __attribute__((reqd_work_group_size(WG, 1, 1)))
+void HeadFactors(__global const float *qkv, __global float *factors, const int first_row,
+                 const int heads, const int kv_heads, const int head_dim, const float epsilon) {
+  __local float scratch[WG];
+  const int head = get_group_id(0);
+  const int row = get_group_id(1);
+  const int lane = get_local_id(0);
+  qkv += ((size_t)(first_row + row) * (heads + 2 * kv_heads) + head) * head_dim;
+  float squares = 0.0f;
+  for (int dim = lane; dim < head_dim; dim += WG) squares = fma(qkv[dim], qkv[dim], squares);
+  const float mean = GroupSum(squares, scratch) / head_dim;
+  if (lane == 0) factors[(size_t)row * (heads + kv_heads) + head] = 1.0f / sqrt(mean + epsilon);
+}
+
 // y = x * multiplier, if there is one, then every run of `size` (a power of two, above 1) values times
 // the normalized Hadamard matrix: levels of butterflies in place. One work-group per run; y may be x.
 // Grid: [cols / size * WG, tokens].

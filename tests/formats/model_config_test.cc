@@ -243,7 +243,6 @@ TEST(WriteHfConfig, MakesAConfigFromFields) {
         Llama({{"architectures", R"(["MistralForCausalLM"])"},
                {"model_type", R"("mistral")"},
                {"sliding_window", "64"}}),
-        Qwen3({{"head_dim", "48"}, {"attention_bias", "true"}}), Phi3({{"sliding_window", "64"}}),
         Bert({})}) {
     ModelConfig config = *ParseHfConfig(json);
     config.config_json.clear();

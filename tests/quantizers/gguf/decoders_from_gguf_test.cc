@@ -126,11 +126,13 @@ TEST(DecodersFromGgufTest, NamesWhatIsWrongWithPhi3) {
           "rope_factors_long.weight");
   refused([](GgufHeader& h) { h.metadata.SetF32("phi3.rope.scaling.attn_factor", 0); },
           "phi3.rope.scaling.attn_factor");
-  refused(OnTensor("blk.0.ffn_up.weight",
-                   [](GgufTensorInfo& t) {
-                     t.shape = {24, 16};
-                   }),
-          "blk.0.ffn_up.weight");
+  refused(
+      [](GgufHeader& h) {
+        for (GgufTensorInfo& tensor : h.tensors) {
+          if (tensor.name == "blk.0.ffn_up.weight") tensor.shape = {24, 16};
+        }
+      },
+      "blk.0.ffn_up.weight");
 }
 
 }  // namespace
