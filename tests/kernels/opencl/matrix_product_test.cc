@@ -202,7 +202,8 @@ TEST_F(MatrixProductTest, BFloat16HasTheBitsOfTheCpu) {
       b[i] = 1 + 0x1p-8f + static_cast<float>(i % 4) * 0x1p-7f;
     RoundedOperand left, right;
     left.Pack(ProductRounding::kBFloat16, ProductSide::kLeft, a.data(), rows, inner);
-    right.Pack(ProductRounding::kBFloat16, ProductSide::kRight, MatrixOperand{b.data(), 1, cols}, cols, inner);
+    right.Pack(ProductRounding::kBFloat16, ProductSide::kRight, MatrixOperand{b.data(), 1, cols},
+               cols, inner);
     std::vector<float> expected = c;
     MultiplyRounded(left, right, {0, rows, cols, inner}, true, expected.data(), cols);
     const auto on_left = Uploaded({a.data(), inner, 1}, rows, inner);
