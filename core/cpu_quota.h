@@ -7,8 +7,8 @@
 
 namespace quantd {
 
-// min(scheduler affinity, ceil(cgroup quota / period)), at least 1. Reads cgroup v2 (cpu.max) and v1
-// (cpu.cfs_quota_us) up the whole tree, because nproc and libgomp ignore quotas.
+// min(scheduler affinity, ceil(cgroup quota / period)), at least 1. Reads cgroup v2 (cpu.max) and
+// v1 (cpu.cfs_quota_us) up the whole tree, because nproc and libgomp ignore quotas.
 int AvailableCpus();
 
 // The tightest memory limit of the cgroup tree in bytes; nullopt when there is none.

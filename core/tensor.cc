@@ -15,7 +15,9 @@ int64_t NumElements(const Shape& shape) {
   return product;
 }
 
-std::string ToString(const Shape& shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
+std::string ToString(const Shape& shape) {
+  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+}
 
 Tensor MakeTensor(DType dtype, Shape shape) {
   const size_t bytes = static_cast<size_t>(NumElements(shape)) * SizeOf(dtype);

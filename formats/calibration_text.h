@@ -16,8 +16,8 @@ struct CalibrationText {
 };
 
 // JSON lines when the first line that is not blank begins with a brace and has a "text". Then all
-// must be objects with a string of that name. INVALID_ARGUMENT for a text that is empty, blank, not UTF-8 (naming the
-// byte), or a line that is no such object (naming it).
+// must be objects with a string of that name. INVALID_ARGUMENT for a text that is empty, blank, not
+// UTF-8 (naming the byte), or a line that is no such object (naming it).
 absl::StatusOr<CalibrationText> ParseCalibrationText(absl::string_view text);
 
 }  // namespace quantd

@@ -100,7 +100,7 @@ struct Method {
   std::string bits;  // "4, 8", "2-8"
   bool needs_calibration = false;
   bool takes_calibration = false;  // not needed, but some options ask for it or gain by it
-  bool on_the_fly = true;  // load --quantize
+  bool on_the_fly = true;          // load --quantize
   bool serializable = true;
   bool lora = false;  // adapters can be used on top at inference
   bool cpu = true;

@@ -2,7 +2,8 @@
 
 namespace quantd {
 
-// Constant data of ggml-common.h (ggml 0.25.3): the points of the iq*_grid tables, one word per point.
+// Constant data of ggml-common.h (ggml 0.25.3): the points of the iq*_grid tables, one word per
+// point.
 // clang-format off
 const uint16_t kIq2XxsPoints[256] = {
     0, 2, 5, 8, 10, 17, 20, 32, 34, 40, 42, 65, 68, 80,
