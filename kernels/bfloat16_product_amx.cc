@@ -166,23 +166,10 @@ TileRows TilesAt(const void* panel, int64_t inner, int64_t first) {
           SlicesOf(inner) * kTileWords};
 }
 
-void Multiply(const PanelPair& panels, int64_t first, int64_t depth, const PanelOfC& c) {
-  const int64_t slices = SlicesOf(depth);
-  const TileRows left = TilesAt(panels.left, panels.left_inner, first);
-  const TileRows right = TilesAt(panels.right, panels.right_inner, first);
-  if (c.rows == kPanel && c.cols == kPanel) {
-    MultiplyTiles(left, right, slices, c.add, c.data, c.stride);
-    return;
-  }
-  alignas(64) float edge[kPanel * kPanel] = {};
-  const size_t bytes = static_cast<size_t>(c.cols) * sizeof(float);
-  for (int64_t r = 0; c.add && r < c.rows; ++r) {
-    std::memcpy(edge + r * kPanel, c.data + r * c.stride, bytes);
-  }
-  MultiplyTiles(left, right, slices, c.add, edge, kPanel);
-  for (int64_t r = 0; r < c.rows; ++r) {
-    std::memcpy(c.data + r * c.stride, edge + r * kPanel, bytes);
-  }
+void Multiply(const PanelPair& panels, int64_t first, int64_t depth, const TileOfC& c) {
+  MultiplyTiles(TilesAt(panels.left, panels.left_inner, first),
+                TilesAt(panels.right, panels.right_inner, first), SlicesOf(depth), c.add, c.data,
+                c.stride);
 }
 
 }  // namespace

@@ -14,7 +14,6 @@ namespace {
 constexpr int kTileRows = 6;
 constexpr int kTileCols = 32;
 constexpr float kLevels = 127;
-constexpr int64_t kInt8Whole = int64_t{1} << 40;  // more than any inner dimension
 constexpr double kPerSecond = 5e10;
 
 namespace baseline {

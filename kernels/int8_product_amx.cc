@@ -28,7 +28,6 @@ constexpr int64_t kTileQuads = 16;  // along the inner dimension in a tile
 constexpr int64_t kTileWords = kSide * kTileQuads;
 constexpr int64_t kPanel = 2 * kSide;
 constexpr int64_t kTileDepth = kTileQuads * kQuad;
-constexpr int64_t kWhole = int64_t{1} << 40;  // more than any inner dimension
 
 // Two rows of tiles, [2][tile], of words [row][quad] (left) or [quad][row] (right), then scales
 // [block][row].
@@ -36,12 +35,11 @@ struct Panel {
   Panel(int64_t inner, const void* data)
       : tiles((inner + kTileDepth - 1) / kTileDepth),
         blocks((inner + kInt8Block - 1) / kInt8Block),
-        words(static_cast<uint32_t*>(const_cast<void*>(data))),
-        scales(reinterpret_cast<float*>(words + 2 * tiles * kTileWords)) {}
+        words(static_cast<uint32_t*>(const_cast<void*>(data))) {}
+  float* scales() const { return reinterpret_cast<float*>(words + 2 * tiles * kTileWords); }
 
   const int64_t tiles, blocks;
   uint32_t* const words;
-  float* const scales;
 };
 
 int64_t PanelBytes(ProductSide, int64_t inner) {
@@ -66,7 +64,7 @@ void PackPanel(ProductSide side, const MatrixOperand& from, int64_t rows, int64_
                            words};
       __m512i sums = _mm512_setzero_si512();
       const BlockScales scales = PackStrip(strip, from, sums);
-      _mm512_storeu_ps(panel.scales + block * kPanel + half * kSide, scales.scale);
+      _mm512_storeu_ps(panel.scales() + block * kPanel + half * kSide, scales.scale);
       uint32_t* to = panel.words + (half * panel.tiles + first / kTileDepth) * kTileWords;
       for (int64_t k = 0; k < depth; k += kTileDepth, to += kTileWords) {
         const uint32_t* tile = words + k / kQuad * kSide;
@@ -126,8 +124,7 @@ void Scale(const int32_t* sums, const float* left, const float* right, bool add,
   }
 }
 
-// A whole tile of panels over all of the inner dimension.
-void MultiplyPanels(const PanelPair& panels, int64_t depth, float* c, int64_t c_stride, bool add) {
+void Multiply(const PanelPair& panels, int64_t, int64_t depth, const TileOfC& c) {
   const Panel left(panels.left_inner, panels.left), right(panels.right_inner, panels.right);
   alignas(64) int32_t sums[kPanel * kPanel];
   for (int64_t block = 0, first = 0; first < depth; ++block, first += kInt8Block) {
@@ -135,23 +132,8 @@ void MultiplyPanels(const PanelPair& panels, int64_t depth, float* c, int64_t c_
     const int64_t tiles = (std::min(kInt8Block, depth - first) + kTileDepth - 1) / kTileDepth;
     MultiplyTiles({left.words + at, left.tiles * kTileWords},
                   {right.words + at, right.tiles * kTileWords}, tiles, sums);
-    Scale(sums, left.scales + block * kPanel, right.scales + block * kPanel, add || block > 0, c,
-          c_stride);
-  }
-}
-
-void Multiply(const PanelPair& panels, int64_t, int64_t depth, const PanelOfC& c) {
-  if (c.rows == kPanel && c.cols == kPanel) {
-    MultiplyPanels(panels, depth, c.data, c.stride, c.add);
-    return;
-  }
-  alignas(64) float edge[kPanel * kPanel] = {};
-  for (int64_t r = 0; c.add && r < c.rows; ++r) {
-    std::copy_n(c.data + r * c.stride, c.cols, edge + r * kPanel);
-  }
-  MultiplyPanels(panels, depth, edge, kPanel, c.add);
-  for (int64_t r = 0; r < c.rows; ++r) {
-    std::copy_n(edge + r * kPanel, c.cols, c.data + r * c.stride);
+    Scale(sums, left.scales() + block * kPanel, right.scales() + block * kPanel, c.add || block > 0,
+          c.data, c.stride);
   }
 }
 
@@ -167,9 +149,9 @@ void Multiply(const PanelPair& panels, int64_t, int64_t depth, const PanelOfC& c
 namespace quantd {
 
 const RoundedProduct* AmxInt8Product() {
-  static constexpr RoundedProduct kProduct = {"amx",    kPanel,     kPanel,     kWhole,
-                                              kWhole,   4e11,       PanelBytes, PackPanel,
-                                              Multiply, BeginTiles, EndTiles};
+  static constexpr RoundedProduct kProduct = {"amx",       kPanel,     kPanel,     kWholeInner,
+                                              kWholeInner, 4e11,       PanelBytes, PackPanel,
+                                              Multiply,    BeginTiles, EndTiles};
   static const bool available = ProcessorHasTiles(TileNumbers::kInt8);
   return available ? &kProduct : nullptr;
 }

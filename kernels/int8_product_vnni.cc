@@ -12,7 +12,6 @@ namespace quantd {
 namespace {
 
 constexpr int kTileRows = 12, kTileCols = 32;
-constexpr int64_t kWhole = int64_t{1} << 40;  // more than any inner dimension
 
 #include "kernels/int8_strips.inc"
 
@@ -24,14 +23,12 @@ struct Panel {
       : width(side == ProductSide::kLeft ? kTileRows : kTileCols),
         quads((inner + kQuad - 1) / kQuad),
         blocks((inner + kInt8Block - 1) / kInt8Block),
-        words(static_cast<uint32_t*>(const_cast<void*>(data))),
-        scales(reinterpret_cast<float*>(words + quads * width)),
-        starts(reinterpret_cast<int32_t*>(scales + blocks * width)) {}
+        words(static_cast<uint32_t*>(const_cast<void*>(data))) {}
+  float* scales() const { return reinterpret_cast<float*>(words + quads * width); }
+  int32_t* starts() const { return reinterpret_cast<int32_t*>(scales() + blocks * width); }
 
   const int64_t width, quads, blocks;
   uint32_t* const words;
-  float* const scales;
-  int32_t* const starts;
 };
 
 int64_t PanelBytes(ProductSide side, int64_t inner) {
@@ -57,9 +54,9 @@ void PackPanel(ProductSide side, const MatrixOperand& from, int64_t rows, int64_
       __m512i sums = _mm512_setzero_si512();
       const BlockScales scales = PackStrip(strip, from, sums);
       const int64_t at = block * panel.width + row;
-      _mm512_mask_storeu_ps(panel.scales + at, strip.lanes, scales.scale);
+      _mm512_mask_storeu_ps(panel.scales() + at, strip.lanes, scales.scale);
       if (is_left) {
-        _mm512_mask_storeu_epi32(panel.starts + at, strip.lanes,
+        _mm512_mask_storeu_epi32(panel.starts() + at, strip.lanes,
                                  _mm512_mullo_epi32(sums, _mm512_set1_epi32(-128)));
       }
     }
@@ -128,7 +125,7 @@ struct TileSums<0> {
   void Finish(const BlockArgs&) const {}
 };
 
-// Not inlined: its own frame has no register to save.
+// Not inlined, so that nothing else takes its registers.
 __attribute__((noinline)) void MultiplyBlock(const BlockArgs& args) {
   TileSums<kTileRows> sums;
   sums.Start(args);
@@ -140,37 +137,21 @@ __attribute__((noinline)) void MultiplyBlock(const BlockArgs& args) {
   sums.Finish(args);
 }
 
-// A whole tile over all of the inner dimension.
-void MultiplyTile(const PanelPair& panels, int64_t depth, float* c, int64_t c_stride, bool add) {
+void Multiply(const PanelPair& panels, int64_t, int64_t depth, const TileOfC& c) {
   const Panel left(ProductSide::kLeft, panels.left_inner, panels.left);
   const Panel right(ProductSide::kRight, panels.right_inner, panels.right);
   // C comes while the first block is multiplied.
   for (int r = 0; r < kTileRows; ++r) {
-    __builtin_prefetch(c + r * c_stride, 1);
-    __builtin_prefetch(c + r * c_stride + 16, 1);
+    __builtin_prefetch(c.data + r * c.stride, 1);
+    __builtin_prefetch(c.data + r * c.stride + 16, 1);
   }
   for (int64_t block = 0, first = 0; first < depth; ++block, first += kInt8Block) {
     const int64_t quads = (std::min(kInt8Block, depth - first) + kQuad - 1) / kQuad;
     const int64_t at = block * kBlockQuads;
     MultiplyBlock({reinterpret_cast<const int32_t*>(left.words) + at * kTileRows,
-                   right.words + at * kTileCols, quads, left.scales + block * kTileRows,
-                   right.scales + block * kTileCols, left.starts + block * kTileRows, c, c_stride,
-                   add || block > 0});
-  }
-}
-
-void Multiply(const PanelPair& panels, int64_t, int64_t depth, const PanelOfC& c) {
-  if (c.rows == kTileRows && c.cols == kTileCols) {
-    MultiplyTile(panels, depth, c.data, c.stride, c.add);
-    return;
-  }
-  alignas(64) float edge[kTileRows * kTileCols] = {};
-  for (int64_t r = 0; c.add && r < c.rows; ++r) {
-    std::copy_n(c.data + r * c.stride, c.cols, edge + r * kTileCols);
-  }
-  MultiplyTile(panels, depth, edge, kTileCols, c.add);
-  for (int64_t r = 0; r < c.rows; ++r) {
-    std::copy_n(edge + r * kTileCols, c.cols, c.data + r * c.stride);
+                   right.words + at * kTileCols, quads, left.scales() + block * kTileRows,
+                   right.scales() + block * kTileCols, left.starts() + block * kTileRows, c.data,
+                   c.stride, c.add || block > 0});
   }
 }
 
@@ -182,9 +163,9 @@ void Multiply(const PanelPair& panels, int64_t, int64_t depth, const PanelOfC& c
 namespace quantd {
 
 const RoundedProduct* VnniInt8Product() {
-  static constexpr RoundedProduct kProduct = {"vnni",   kTileRows, kTileCols,  kWhole,
-                                              kWhole,   2.5e11,    PanelBytes, PackPanel,
-                                              Multiply, nullptr,   nullptr};
+  static constexpr RoundedProduct kProduct = {"vnni",      kTileRows, kTileCols,  kWholeInner,
+                                              kWholeInner, 2.5e11,    PanelBytes, PackPanel,
+                                              Multiply,    nullptr,   nullptr};
   return &kProduct;
 }
 

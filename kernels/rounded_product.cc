@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kChain = 32;                       // what slices are multiples of
 constexpr int64_t kTaskRows = 288, kTaskCols = 512;  // of C that a task fills, at most
+constexpr int64_t kLargestTile = 32 * 32;            // elements, of any instruction set
 constexpr double kPackedPerSecond = 1e9;             // elements of a thread, about
 
 const Variants<RoundedProduct>& ProductsOf(ProductRounding rounding) {
@@ -40,6 +41,19 @@ int64_t SliceOf(int64_t inner, int64_t most) {
   return (inner + slices * kChain - 1) / (slices * kChain) * kChain;
 }
 
+// The first `rows` and `cols` of a tile.
+void MultiplyAtEdge(const RoundedProduct& product, const PanelPair& panels, int64_t first,
+                    int64_t depth, const TileOfC& c, int64_t rows, int64_t cols) {
+  alignas(64) float edge[kLargestTile] = {};
+  for (int64_t r = 0; c.add && r < rows; ++r) {
+    std::copy_n(c.data + r * c.stride, cols, edge + r * product.right_rows);
+  }
+  product.multiply(panels, first, depth, {edge, product.right_rows, c.add});
+  for (int64_t r = 0; r < rows; ++r) {
+    std::copy_n(edge + r * product.right_rows, cols, c.data + r * c.stride);
+  }
+}
+
 // C of a part of the range = or += the product, one slice after the other, by the calling thread.
 void Fill(const RoundedOperand& left, const RoundedOperand& right, const ProductRange& range,
           const MatrixPart& part, bool add, float* c, int64_t c_stride) {
@@ -47,12 +61,17 @@ void Fill(const RoundedOperand& left, const RoundedOperand& right, const Product
   const int64_t height = product.left_rows, width = product.right_rows;
   const int64_t end_row = part.row + part.rows, end_col = part.col + part.cols;
   const auto fill_columns = [&](int64_t j, int64_t k, int64_t depth) {
+    const int64_t cols = std::min(width, end_col - j);
     for (int64_t i = part.row; i < end_row; i += height) {
       const PanelPair panels = {left.Panel(range.first + i), right.Panel(j), left.inner(),
                                 right.inner()};
-      product.multiply(panels, k, depth,
-                       {c + i * c_stride + j, c_stride, std::min(height, end_row - i),
-                        std::min(width, end_col - j), add || k > 0});
+      const int64_t rows = std::min(height, end_row - i);
+      const TileOfC tile = {c + i * c_stride + j, c_stride, add || k > 0};
+      if (rows == height && cols == width) {
+        product.multiply(panels, k, depth, tile);
+      } else {
+        MultiplyAtEdge(product, panels, k, depth, tile, rows, cols);
+      }
     }
   };
   if (product.begin != nullptr) product.begin();

@@ -76,10 +76,10 @@ struct PanelPair {
   const void* right;
   int64_t left_inner, right_inner;  // of the operands
 };
-struct PanelOfC {
+// A whole tile of C: as many rows as a left panel has, and as many columns as a right one.
+struct TileOfC {
   float* data;
   int64_t stride;
-  int64_t rows, cols;  // at most a panel's
   bool add;
 };
 
@@ -96,7 +96,7 @@ struct RoundedProduct {
   void (*pack)(ProductSide side, const MatrixOperand& from, int64_t rows, int64_t inner,
                void* panel);
   // By [first, first + depth) of the inner dimension; `first` is a multiple of `slice`.
-  void (*multiply)(const PanelPair& panels, int64_t first, int64_t depth, const PanelOfC& c);
+  void (*multiply)(const PanelPair& panels, int64_t first, int64_t depth, const TileOfC& c);
   // Around calls of multiply by one thread; or null.
   void (*begin)();
   void (*end)();

@@ -7,6 +7,9 @@
 
 namespace quantd {
 
+// `slice` and `depth` of products that multiply by all of the inner dimension at a time.
+inline constexpr int64_t kWholeInner = int64_t{1} << 40;
+
 const Variants<RoundedProduct>& BFloat16Products();
 const Variants<RoundedProduct>& Int8Products();
 
