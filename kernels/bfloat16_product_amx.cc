@@ -184,9 +184,17 @@ void Multiply(const PanelPair& panels, int64_t first, int64_t depth, const TileO
 namespace quantd {
 
 const RoundedProduct* AmxBFloat16Product() {
-  static constexpr RoundedProduct kProduct = {"amx",      kPanel,     kPanel,     kSlice,
-                                              kTaskDepth, 1e11,       PanelBytes, PackPanel,
-                                              Multiply,   BeginTiles, EndTiles};
+  static constexpr RoundedProduct kProduct = {.isa = "amx",
+                                              .left_rows = kPanel,
+                                              .right_rows = kPanel,
+                                              .slice = kSlice,
+                                              .depth = kTaskDepth,
+                                              .per_second = 1e11,
+                                              .panel_bytes = PanelBytes,
+                                              .pack = PackPanel,
+                                              .multiply = Multiply,
+                                              .begin = BeginTiles,
+                                              .end = EndTiles};
   static const bool available = ProcessorHasTiles(TileNumbers::kBFloat16);
   return available ? &kProduct : nullptr;
 }

@@ -21,7 +21,12 @@ constexpr char kIsa[] = "baseline";
 constexpr int kIntLanes = 4;
 typedef int32_t IntLanes __attribute__((vector_size(16)));
 inline IntLanes AddPairs(const IntLanes& sum, const IntLanes& a, const IntLanes& b) {
+#if defined(__SSE2__)
+  return sum + reinterpret_cast<IntLanes>(
+                   _mm_madd_epi16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#else
   return sum + ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+#endif
 }
 inline void ToFloats(const IntLanes& lanes, float* to) {
   for (int i = 0; i < kIntLanes; ++i) to[i] = static_cast<float>(lanes[i]);

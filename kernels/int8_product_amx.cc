@@ -51,20 +51,15 @@ void PackPanel(ProductSide side, const MatrixOperand& from, int64_t rows, int64_
                void* data) {
   const Panel panel(inner, data);
   alignas(64) uint32_t words[kBlockQuads * kSide];
-  for (int64_t half = 0; half < 2; ++half) {
-    const int64_t row = std::min(half * kSide, rows);
-    for (int64_t block = 0; block < panel.blocks; ++block) {
-      const int64_t first = block * kInt8Block, depth = std::min(kInt8Block, inner - first);
+  for (int64_t first = 0; first < inner; first += kInt8Block) {
+    const int64_t depth = std::min(kInt8Block, inner - first);
+    const BlockOfRows block({from.data + first * from.col_stride, from.row_stride, from.col_stride},
+                            rows, depth);
+    for (int64_t half = 0; half < 2; ++half) {
       std::memset(words, 0, sizeof words);
-      const Strip strip = {from.data + row * from.row_stride + first * from.col_stride,
-                           MaskOf(std::min(rows - row, kSide)),
-                           __mmask16{0xffff},
-                           depth,
-                           kSide,
-                           words};
-      __m512i sums = _mm512_setzero_si512();
-      const BlockScales scales = PackStrip(strip, from, sums);
-      _mm512_storeu_ps(panel.scales() + block * kPanel + half * kSide, scales.scale);
+      const PackedStrip strip = block.Pack(half * kSide, kSide, kSide, words);
+      _mm512_storeu_ps(panel.scales() + first / kInt8Block * kPanel + half * kSide,
+                       strip.scales.scale);
       uint32_t* to = panel.words + (half * panel.tiles + first / kTileDepth) * kTileWords;
       for (int64_t k = 0; k < depth; k += kTileDepth, to += kTileWords) {
         const uint32_t* tile = words + k / kQuad * kSide;
@@ -149,9 +144,17 @@ void Multiply(const PanelPair& panels, int64_t, int64_t depth, const TileOfC& c)
 namespace quantd {
 
 const RoundedProduct* AmxInt8Product() {
-  static constexpr RoundedProduct kProduct = {"amx",       kPanel,     kPanel,     kWholeInner,
-                                              kWholeInner, 4e11,       PanelBytes, PackPanel,
-                                              Multiply,    BeginTiles, EndTiles};
+  static constexpr RoundedProduct kProduct = {.isa = "amx",
+                                              .left_rows = kPanel,
+                                              .right_rows = kPanel,
+                                              .slice = kWholeInner,
+                                              .depth = kWholeInner,
+                                              .per_second = 4e11,
+                                              .panel_bytes = PanelBytes,
+                                              .pack = PackPanel,
+                                              .multiply = Multiply,
+                                              .begin = BeginTiles,
+                                              .end = EndTiles};
   static const bool available = ProcessorHasTiles(TileNumbers::kInt8);
   return available ? &kProduct : nullptr;
 }

@@ -34,38 +34,44 @@ struct Panel {
 int64_t PanelBytes(ProductSide side, int64_t inner) {
   const Panel panel(side, inner, nullptr);
   const int64_t numbers = side == ProductSide::kLeft ? 2 : 1;
-  return panel.width * (panel.quads + numbers * panel.blocks) * int64_t{sizeof(float)};
+  const int64_t bytes =
+      panel.width * (panel.quads + numbers * panel.blocks) * int64_t{sizeof(float)};
+  return (bytes + 63) / 64 * 64;
 }
 
-void PackPanel(ProductSide side, const MatrixOperand& from, int64_t rows, int64_t inner,
-               void* data) {
-  const Panel panel(side, inner, data);
+// One block of the rows from `row` on.
+void PackBlock(const BlockOfRows& from, int64_t row, int64_t block, ProductSide side,
+               const Panel& panel) {
   const bool is_left = side == ProductSide::kLeft;
-  for (int64_t block = 0; block < panel.blocks; ++block) {
-    const int64_t first = block * kInt8Block;
-    for (int64_t row = 0; row < panel.width; row += 16) {
-      const Strip strip = {
-          from.data + std::min(row, rows) * from.row_stride + first * from.col_stride,
-          MaskOf(std::clamp<int64_t>(rows - row, 0, 16)),
-          MaskOf(panel.width - row),
-          std::min(kInt8Block, inner - first),
-          panel.width,
-          panel.words + block * kBlockQuads * panel.width + row};
-      __m512i sums = _mm512_setzero_si512();
-      const BlockScales scales = PackStrip(strip, from, sums);
-      const int64_t at = block * panel.width + row;
-      _mm512_mask_storeu_ps(panel.scales() + at, strip.lanes, scales.scale);
-      if (is_left) {
-        _mm512_mask_storeu_epi32(panel.starts() + at, strip.lanes,
-                                 _mm512_mullo_epi32(sums, _mm512_set1_epi32(-128)));
-      }
+  for (int64_t lane = 0; lane < panel.width; lane += 16) {
+    const int64_t lanes = std::min<int64_t>(panel.width - lane, 16);
+    const PackedStrip strip = from.Pack(row + lane, lanes, panel.width,
+                                        panel.words + block * kBlockQuads * panel.width + lane);
+    const int64_t at = block * panel.width + lane;
+    _mm512_mask_storeu_ps(panel.scales() + at, MaskOf(lanes), strip.scales.scale);
+    if (is_left) {
+      _mm512_mask_storeu_epi32(panel.starts() + at, MaskOf(lanes),
+                               _mm512_mullo_epi32(strip.sums, _mm512_set1_epi32(-128)));
     }
   }
   if (is_left) return;
-  for (uint32_t *word = panel.words, *end = word + panel.quads * panel.width; word < end;
-       word += 16) {
+  uint32_t* word = panel.words + block * kBlockQuads * panel.width;
+  for (uint32_t* end = word + from.quads() * panel.width; word < end; word += 16) {
     const __m512i codes = _mm512_loadu_si512(word);
     _mm512_storeu_si512(word, _mm512_xor_si512(codes, _mm512_set1_epi8(-128)));
+  }
+}
+
+void PackPanels(ProductSide side, const MatrixOperand& from, int64_t rows, int64_t inner,
+                void* data) {
+  const int64_t bytes = PanelBytes(side, inner), width = Panel(side, inner, data).width;
+  for (int64_t first = 0; first < inner; first += kInt8Block) {
+    const BlockOfRows block({from.data + first * from.col_stride, from.row_stride, from.col_stride},
+                            rows, std::min(kInt8Block, inner - first));
+    std::byte* to = static_cast<std::byte*>(data);
+    for (int64_t row = 0; row < rows; row += width, to += bytes) {
+      PackBlock(block, row, first / kInt8Block, side, Panel(side, inner, to));
+    }
   }
 }
 
@@ -163,9 +169,16 @@ void Multiply(const PanelPair& panels, int64_t, int64_t depth, const TileOfC& c)
 namespace quantd {
 
 const RoundedProduct* VnniInt8Product() {
-  static constexpr RoundedProduct kProduct = {"vnni",      kTileRows, kTileCols,  kWholeInner,
-                                              kWholeInner, 2.5e11,    PanelBytes, PackPanel,
-                                              Multiply,    nullptr,   nullptr};
+  static constexpr RoundedProduct kProduct = {.isa = "vnni",
+                                              .left_rows = kTileRows,
+                                              .right_rows = kTileCols,
+                                              .packed_rows = kCopiedRows,
+                                              .slice = kWholeInner,
+                                              .depth = kWholeInner,
+                                              .per_second = 2.5e11,
+                                              .panel_bytes = PanelBytes,
+                                              .pack = PackPanels,
+                                              .multiply = Multiply};
   return &kProduct;
 }
 

@@ -11,7 +11,9 @@ namespace quantd {
 namespace {
 
 constexpr int64_t kChain = 32;                       // what slices are multiples of
+constexpr int64_t kRangeRows = 96;                   // what a range's first row is a multiple of
 constexpr int64_t kTaskRows = 288, kTaskCols = 512;  // of C that a task fills, at most
+constexpr int64_t kGroupBytes = 1 << 19;             // of left panels, at most
 constexpr int64_t kLargestTile = 32 * 32;            // elements, of any instruction set
 constexpr double kPackedPerSecond = 1e9;             // elements of a thread, about
 
@@ -54,19 +56,26 @@ void MultiplyAtEdge(const RoundedProduct& product, const PanelPair& panels, int6
   }
 }
 
-// C of a part of the range = or += the product, one slice after the other, by the calling thread.
-void Fill(const RoundedOperand& left, const RoundedOperand& right, const ProductRange& range,
+// A pair, by [first, first + depth) of its inner dimension.
+struct Piece {
+  RoundedPair pair;
+  int64_t first, depth;
+};
+
+// C of a part of the range = or += the products of pieces, one after the other, by the calling
+// thread: while pieces come and go, the columns of C that they meet stay in the first cache.
+void Fill(const RoundedProduct& product, std::span<const Piece> pieces, int64_t first_row,
           const MatrixPart& part, bool add, float* c, int64_t c_stride) {
-  const RoundedProduct& product = Selected(left.rounding());
   const int64_t height = product.left_rows, width = product.right_rows;
   const int64_t end_row = part.row + part.rows, end_col = part.col + part.cols;
-  const auto fill_columns = [&](int64_t j, int64_t k, int64_t depth) {
+  const auto fill_columns = [&](const RoundedPair& pair, int64_t j, int64_t k, int64_t depth,
+                                bool add_to) {
     const int64_t cols = std::min(width, end_col - j);
     for (int64_t i = part.row; i < end_row; i += height) {
-      const PanelPair panels = {left.Panel(range.first + i), right.Panel(j), left.inner(),
-                                right.inner()};
+      const PanelPair panels = {pair.left->Panel(first_row + i), pair.right->Panel(j),
+                                pair.left->inner(), pair.right->inner()};
       const int64_t rows = std::min(height, end_row - i);
-      const TileOfC tile = {c + i * c_stride + j, c_stride, add || k > 0};
+      const TileOfC tile = {c + i * c_stride + j, c_stride, add_to};
       if (rows == height && cols == width) {
         product.multiply(panels, k, depth, tile);
       } else {
@@ -75,15 +84,46 @@ void Fill(const RoundedOperand& left, const RoundedOperand& right, const Product
     }
   };
   if (product.begin != nullptr) product.begin();
-  const int64_t depth = SliceOf(range.inner, product.depth);
-  const int64_t slice = SliceOf(depth, product.slice);
-  for (int64_t first = 0; first < range.inner; first += depth) {
-    const int64_t end = std::min(first + depth, range.inner);
-    for (int64_t j = part.col; j < end_col; j += width) {
-      for (int64_t k = first; k < end; k += slice) fill_columns(j, k, std::min(slice, end - k));
+  for (int64_t j = part.col; j < end_col; j += width) {
+    bool add_to = add;
+    for (const Piece& piece : pieces) {
+      const int64_t slice = SliceOf(piece.depth, product.slice), end = piece.first + piece.depth;
+      for (int64_t k = piece.first; k < end; k += slice, add_to = true) {
+        fill_columns(piece.pair, j, k, std::min(slice, end - k), add_to);
+      }
     }
   }
   if (product.end != nullptr) product.end();
+}
+
+// What a task multiplies by before it goes to the next columns of C: its left panels stay in the
+// second cache.
+std::vector<std::vector<Piece>> GroupsOf(const RoundedProduct& product,
+                                         std::span<const RoundedPair> pairs) {
+  std::vector<std::vector<Piece>> groups;
+  int64_t bytes = 0;  // of the last group's left panels
+  for (const RoundedPair& pair : pairs) {
+    const int64_t inner = pair.left->inner(), depth = SliceOf(inner, product.depth);
+    const int64_t pair_bytes =
+        kRangeRows / product.left_rows * product.panel_bytes(ProductSide::kLeft, inner);
+    const bool joins = !groups.empty() && depth >= inner && bytes + pair_bytes <= kGroupBytes;
+    bytes = joins ? bytes + pair_bytes : pair_bytes;
+    for (int64_t first = 0; first < inner; first += depth) {
+      if (!joins) groups.emplace_back();
+      groups.back().push_back({pair, first, std::min(depth, inner - first)});
+    }
+  }
+  return groups;
+}
+
+// Parts of C, small enough for every thread to have some.
+MatrixParts PartsOf(const ProductRange& range, MatrixParts::Size most) {
+  const int64_t down = (range.rows + most.rows - 1) / most.rows;
+  while (down * ((range.cols + most.cols - 1) / most.cols) < 4 * ComputeThreads() &&
+         most.cols > 64) {
+    most.cols /= 2;
+  }
+  return MatrixParts(range.rows, range.cols, most, {kRangeRows, 32});
 }
 
 }  // namespace
@@ -102,31 +142,39 @@ void RoundedOperand::Pack(ProductRounding rounding, ProductSide side, const Matr
   panel_lines_ = (product.panel_bytes(side, inner) + 63) / 64;
   const int64_t panels = (rows + panel_rows_ - 1) / panel_rows_;
   lines_.resize(static_cast<size_t>(panels * panel_lines_));
-  const auto pack = [&](int64_t panel) {
-    const int64_t row = panel * panel_rows_;
+  const int64_t at_once = std::max<int64_t>(product.packed_rows / panel_rows_, 1);  // panels
+  const auto pack = [&](int64_t task) {
+    const int64_t panel = task * at_once, row = panel * panel_rows_;
     product.pack(side, {from.data + row * from.row_stride, from.row_stride, from.col_stride},
-                 std::min(panel_rows_, rows - row), inner, lines_.data() + panel * panel_lines_);
+                 std::min(at_once * panel_rows_, rows - row), inner,
+                 lines_.data() + panel * panel_lines_);
   };
-  ParallelFor(panels, pack, static_cast<double>(panel_rows_ * inner) / kPackedPerSecond);
+  ParallelFor((panels + at_once - 1) / at_once, pack,
+              static_cast<double>(at_once * panel_rows_ * inner) / kPackedPerSecond);
 }
 
 const void* RoundedOperand::Panel(int64_t row) const {
   return lines_.data() + row / panel_rows_ * panel_lines_;
 }
 
-void MultiplyRounded(const RoundedOperand& left, const RoundedOperand& right,
-                     const ProductRange& range, bool add, float* c, int64_t c_stride) {
-  // Parts small enough for every thread to have some.
-  MatrixParts::Size most = {kTaskRows, kTaskCols};
-  const int64_t down = (range.rows + most.rows - 1) / most.rows;
-  while (down * ((range.cols + most.cols - 1) / most.cols) < 4 * ComputeThreads() &&
-         most.cols > 64) {
-    most.cols /= 2;
+void MultiplyRounded(std::span<const RoundedPair> pairs, const ProductRange& range, bool add,
+                     float* c, int64_t c_stride) {
+  const RoundedProduct& product = Selected(pairs.front().left->rounding());
+  const int64_t most_rows = pairs.size() == 1 ? kTaskRows : kRangeRows;
+  const MatrixParts parts = PartsOf(range, {most_rows, kTaskCols});
+  const std::vector<std::vector<Piece>> groups = GroupsOf(product, pairs);
+  const auto fill = [&](int64_t task) {
+    bool add_to = add;
+    for (const std::vector<Piece>& group : groups) {
+      Fill(product, group, range.first, parts[task], add_to, c, c_stride);
+      add_to = true;
+    }
+  };
+  double multiplications = 0;
+  for (const RoundedPair& pair : pairs) {
+    multiplications += parts.multiplications(pair.left->inner());
   }
-  const MatrixParts parts(range.rows, range.cols, most, {96, 32});
-  const auto fill = [&](int64_t task) { Fill(left, right, range, parts[task], add, c, c_stride); };
-  ParallelFor(parts.count(), fill,
-              parts.multiplications(range.inner) / Selected(left.rounding()).per_second);
+  ParallelFor(parts.count(), fill, multiplications / product.per_second);
 }
 
 }  // namespace quantd

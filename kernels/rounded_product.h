@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/float_buffer.h"
@@ -45,6 +46,7 @@ class RoundedOperand {
   ProductRounding rounding() const { return rounding_; }
   int64_t rows() const { return rows_; }
   int64_t inner() const { return inner_; }
+  int64_t bytes() const { return static_cast<int64_t>(lines_.size() * sizeof(Line)); }
   // The panel that holds `row`, which it begins with.
   const void* Panel(int64_t row) const;
 
@@ -58,18 +60,29 @@ class RoundedOperand {
   std::vector<Line, LineAllocator<Line>> lines_;
 };
 
-// The part of a product that is wanted: `rows` of the left operand from `first`, a multiple of 96,
-// by the first `cols` of the right one, over the first `inner` of the inner dimension: all of the
-// left operand's, and where the right one's goes on, a multiple of 32.
-struct ProductRange {
-  int64_t first = 0;
-  int64_t rows = 0, cols = 0, inner = 0;
+// Two sides of a product, rounded alike. The inner dimension is the left one's; that of the right
+// one may go on, if the left one's is a multiple of 32.
+struct RoundedPair {
+  const RoundedOperand* left;
+  const RoundedOperand* right;
 };
 
-// C [rows, cols], rows c_stride apart, = or (`add`) += a product of operands that are rounded
-// alike. In parallel by ParallelFor.
-void MultiplyRounded(const RoundedOperand& left, const RoundedOperand& right,
-                     const ProductRange& range, bool add, float* c, int64_t c_stride);
+// The part of a product that is wanted: `rows` of the left operand from `first`, a multiple of 96,
+// by the first `cols` of the right one.
+struct ProductRange {
+  int64_t first = 0;
+  int64_t rows = 0, cols = 0;
+};
+
+// C [rows, cols], rows c_stride apart, = or (`add`) += the product of a pair; of several, then +=
+// that of the next, and so on, but C is read and written once. In parallel by ParallelFor.
+void MultiplyRounded(std::span<const RoundedPair> pairs, const ProductRange& range, bool add,
+                     float* c, int64_t c_stride);
+inline void MultiplyRounded(const RoundedOperand& left, const RoundedOperand& right,
+                            const ProductRange& range, bool add, float* c, int64_t c_stride) {
+  const RoundedPair pair = {&left, &right};
+  MultiplyRounded(std::span(&pair, 1), range, add, c, c_stride);
+}
 
 struct PanelPair {
   const void* left;
@@ -87,19 +100,21 @@ struct TileOfC {
 struct RoundedProduct {
   const char* isa;
   int64_t left_rows, right_rows;  // of a panel
+  int64_t packed_rows = 1;        // that pack takes at a time, where they are more than a panel's
   // How much of the inner dimension is multiplied at a time, whole chains or blocks: the slice of a
   // right panel stays in the first cache, the depth of a task's left panels in the second.
   int64_t slice, depth;
   double per_second;  // multiplications of a thread, about
   int64_t (*panel_bytes)(ProductSide side, int64_t inner);
-  // One panel of the first `rows` of `from`, zeros where there are no more.
+  // The panel of the first `rows` of `from`, zeros where there are no more; of packed_rows, all of
+  // their panels, panel_bytes apart, which are whole cache lines.
   void (*pack)(ProductSide side, const MatrixOperand& from, int64_t rows, int64_t inner,
-               void* panel);
+               void* panels);
   // By [first, first + depth) of the inner dimension; `first` is a multiple of `slice`.
   void (*multiply)(const PanelPair& panels, int64_t first, int64_t depth, const TileOfC& c);
   // Around calls of multiply by one thread; or null.
-  void (*begin)();
-  void (*end)();
+  void (*begin)() = nullptr;
+  void (*end)() = nullptr;
 };
 // All that this processor runs, the fastest last; null-terminated.
 const RoundedProduct* const* AllRoundedProducts(ProductRounding rounding);

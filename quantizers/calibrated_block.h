@@ -118,9 +118,10 @@ class CalibratedBlock {
 
   // Adds the gradients of a loss whose gradient by kOutput is `output`, [tokens, hidden], for every
   // parameter that `gradients` has an entry for. `pass` ran from kInput to kOutput with the
-  // parameters as they are.
+  // parameters as they are. `more`: another call with the same `gradients` follows; sums may wait
+  // for the last one.
   virtual void Backward(const BlockPass& pass, std::span<const float> output,
-                        BlockGradients& gradients) = 0;
+                        BlockGradients& gradients, bool more) = 0;
 };
 
 // Chooses what the linears of a block become, all at once.

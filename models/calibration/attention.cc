@@ -23,17 +23,20 @@ class Factor {
     if (shape.rounding) packed_.Pack(*shape.rounding, side, from, rows, inner);
   }
 
-  // C [rows, cols] = or (`add`) += left right, over the first `inner` of the inner dimension.
+  struct Size {
+    int64_t rows, cols, inner;
+  };
+  // C [rows, cols] = or (`add`) += left right; `inner` is the left one's.
   static void Multiply(const AttentionShape& shape, const Factor& left, const Factor& right,
-                       const ProductRange& range, bool add, float* c, int64_t c_stride) {
+                       const Size& size, bool add, float* c, int64_t c_stride) {
     if (shape.rounding) {
-      MultiplyRounded(left.packed_, right.packed_, range, add, c, c_stride);
+      MultiplyRounded(left.packed_, right.packed_, {0, size.rows, size.cols}, add, c, c_stride);
       return;
     }
-    for (int64_t i = 0; !add && i < range.rows; ++i) {
-      std::fill_n(c + i * c_stride, range.cols, 0.0f);
+    for (int64_t i = 0; !add && i < size.rows; ++i) {
+      std::fill_n(c + i * c_stride, size.cols, 0.0f);
     }
-    AddMatrixProduct(range.rows, range.cols, range.inner, left.plain_, right.plain_, c, c_stride);
+    AddMatrixProduct(size.rows, size.cols, size.inner, left.plain_, right.plain_, c, c_stride);
   }
 
  private:
@@ -108,7 +111,7 @@ class Sequence {
     weights.resize(static_cast<size_t>(at.count * at.stride));
     queries.Set(shape_, ProductSide::kLeft, {q_ + at.first * width() + head * dim_, width(), 1},
                 at.count, dim_);
-    Factor::Multiply(shape_, queries, KeysOf(head).rows, {0, at.count, at.keys, dim_}, false,
+    Factor::Multiply(shape_, queries, KeysOf(head).rows, {at.count, at.keys, dim_}, false,
                      weights.data(), at.stride);
     for (int64_t i = 0; i < at.count; ++i) {
       float* scores = weights.data() + i * at.stride;
@@ -135,7 +138,7 @@ void Sequence::Forward(int64_t head, int64_t block, float* out, float* softmax) 
     to[1] = terms.inverse;
   });
   left.Set(shape_, ProductSide::kLeft, {weights.data(), at.stride, 1}, at.count, at.keys);
-  Factor::Multiply(shape_, left, KeysOf(head).values, {0, at.count, dim_, at.keys}, false,
+  Factor::Multiply(shape_, left, KeysOf(head).values, {at.count, dim_, at.keys}, false,
                    out + at.first * width() + head * dim_, width());
 }
 
@@ -154,11 +157,11 @@ void Sequence::Backward(int64_t head, int64_t block, const AttentionPass& pass, 
   left.Set(shape_, ProductSide::kLeft, MatrixOperand{weights.data(), at.stride, 1}.Transposed(),
            at.keys, at.count);
   right.Set(shape_, ProductSide::kRight, d_rows.Transposed(), dim_, at.count);
-  Factor::Multiply(shape_, left, right, {0, at.keys, dim_, at.count}, true, d_v, dim_);
+  Factor::Multiply(shape_, left, right, {at.keys, dim_, at.count}, true, d_v, dim_);
   // dW = dO V^T
   d_scores.resize(weights.size());
   left.Set(shape_, ProductSide::kLeft, d_rows, at.count, dim_);
-  Factor::Multiply(shape_, left, KeysOf(head).values, {0, at.count, at.keys, dim_}, false,
+  Factor::Multiply(shape_, left, KeysOf(head).values, {at.count, at.keys, dim_}, false,
                    d_scores.data(), at.stride);
   for (int64_t i = 0; i < at.count; ++i) {
     const int64_t row = offset + i * width();
@@ -170,13 +173,13 @@ void Sequence::Backward(int64_t head, int64_t block, const AttentionPass& pass, 
   // dQ = dS K
   const MatrixOperand d_rows_of_scores = {d_scores.data(), at.stride, 1};
   left.Set(shape_, ProductSide::kLeft, d_rows_of_scores, at.count, at.keys);
-  Factor::Multiply(shape_, left, KeysOf(head).columns, {0, at.count, dim_, at.keys}, false,
+  Factor::Multiply(shape_, left, KeysOf(head).columns, {at.count, dim_, at.keys}, false,
                    d_q + offset, width());
   // dK += dS^T Q
   left.Set(shape_, ProductSide::kLeft, d_rows_of_scores.Transposed(), at.keys, at.count);
   right.Set(shape_, ProductSide::kRight, MatrixOperand{q_ + offset, width(), 1}.Transposed(), dim_,
             at.count);
-  Factor::Multiply(shape_, left, right, {0, at.keys, dim_, at.count}, true, d_k, dim_);
+  Factor::Multiply(shape_, left, right, {at.keys, dim_, at.count}, true, d_k, dim_);
 }
 
 }  // namespace

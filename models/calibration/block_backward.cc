@@ -151,8 +151,11 @@ void DenseBlock::AttentionBackward(const BlockPass& pass, const FloatBuffer& d_o
 }
 
 void DenseBlock::Backward(const BlockPass& pass, std::span<const float> output,
-                          BlockGradients& gradients) {
-  Work([&] { BackwardInPlace(pass, output, gradients); });
+                          BlockGradients& gradients, bool more) {
+  Work([&] {
+    BackwardInPlace(pass, output, gradients);
+    if (!more) products_.FinishWeightGradients();
+  });
 }
 
 void DenseBlock::BackwardInPlace(const BlockPass& pass, std::span<const float> output,

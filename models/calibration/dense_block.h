@@ -52,7 +52,7 @@ class DenseBlock final : public CalibratedBlock {
   void SetRounding(std::optional<ProductRounding> rounding) override;
   ProductDevice* device() const override { return device_; }
   void Backward(const BlockPass& pass, std::span<const float> output,
-                BlockGradients& gradients) override;
+                BlockGradients& gradients, bool more) override;
 
  private:
   // Work of many short loops, on the compute thread, which must not wait for a device.

@@ -6,14 +6,23 @@ namespace quantd::calibration {
 namespace {
 
 constexpr int64_t kPiece = int64_t{1} << 32;  // multiplications that take the CPU milliseconds
+constexpr int64_t kMostWaiting = 256 << 20;   // bytes of operands
 
 }  // namespace
+
+std::shared_ptr<RoundedOperand> OperandPool::Take() {
+  for (const std::shared_ptr<RoundedOperand>& operand : operands_) {
+    if (operand.use_count() == 1) return operand;
+  }
+  return operands_.emplace_back(std::make_shared<RoundedOperand>());
+}
 
 void TokenOperand::Set(const float* values, int64_t tokens, int64_t width) {
   values_ = values;
   tokens_ = tokens;
   width_ = width;
-  of_tokens_.is_there = of_columns_.is_there = right_.is_there = is_on_device_ = false;
+  has_tokens_ = is_on_device_ = false;
+  of_columns_ = right_ = nullptr;
 }
 
 absl::StatusOr<const DeviceMatrix*> TokenOperand::On(ProductDevice& device, bool bfloat16) {
@@ -27,33 +36,36 @@ absl::StatusOr<const DeviceMatrix*> TokenOperand::On(ProductDevice& device, bool
   return on_device_.get();
 }
 
-const RoundedOperand& TokenOperand::Packed(ProductRounding rounding, ProductSide side,
-                                           bool by_columns, Layout& layout) {
-  if (!layout.is_there || layout.operand.rounding() != rounding) {
-    const MatrixOperand values = plain();
-    if (by_columns) {
-      layout.operand.Pack(rounding, side, values.Transposed(), width_, tokens_);
-    } else {
-      layout.operand.Pack(rounding, side, values, tokens_, width_);
-    }
-    layout.is_there = true;
+const RoundedOperand& TokenOperand::Tokens(ProductRounding rounding) {
+  if (!has_tokens_ || of_tokens_.rounding() != rounding) {
+    of_tokens_.Pack(rounding, ProductSide::kLeft, values_, tokens_, width_);
+    has_tokens_ = true;
   }
-  return layout.operand;
+  return of_tokens_;
 }
 
-const RoundedOperand& TokenOperand::Tokens(ProductRounding rounding) {
-  return Packed(rounding, ProductSide::kLeft, false, of_tokens_);
+TokenOperand::SharedOperand TokenOperand::PackedColumns(ProductRounding rounding, ProductSide side,
+                                                        OperandPool& pool, SharedOperand& layout) {
+  if (layout == nullptr || layout->rounding() != rounding) {
+    const std::shared_ptr<RoundedOperand> operand = pool.Take();
+    operand->Pack(rounding, side, plain().Transposed(), width_, tokens_);
+    layout = operand;
+  }
+  return layout;
 }
-const RoundedOperand& TokenOperand::Columns(ProductRounding rounding) {
-  return Packed(rounding, ProductSide::kLeft, true, of_columns_);
+
+TokenOperand::SharedOperand TokenOperand::Columns(ProductRounding rounding, OperandPool& pool) {
+  return PackedColumns(rounding, ProductSide::kLeft, pool, of_columns_);
 }
-const RoundedOperand& TokenOperand::Right(ProductRounding rounding) {
-  return Packed(rounding, ProductSide::kRight, true, right_);
+TokenOperand::SharedOperand TokenOperand::Right(ProductRounding rounding, OperandPool& pool) {
+  return PackedColumns(rounding, ProductSide::kRight, pool, right_);
 }
 
 void LinearProducts::SetRounding(std::optional<ProductRounding> rounding) {
   rounding_ = rounding;
   layouts_.clear();
+  waiting_.clear();
+  waiting_bytes_ = 0;
 }
 
 void LinearProducts::Forget(const std::string& module) {
@@ -87,8 +99,7 @@ void LinearProducts::Multiply(const RoundedOperand& left, const RoundedOperand& 
                               int64_t first, bool add, float* c) {
   const int64_t cols = right.rows();
   InPieces({left.rows(), cols, left.inner()}, first, kPiece, [&](int64_t row, int64_t count) {
-    const ProductRange range = {row, count, cols, left.inner()};
-    MultiplyRounded(left, right, range, add, c + row * cols, cols);
+    MultiplyRounded(left, right, {row, count, cols}, add, c + row * cols, cols);
   });
 }
 
@@ -189,7 +200,33 @@ void LinearProducts::AddWeightGradient(TokenOperand& dy, TokenOperand& x, float*
     Multiply(size, done, dy.plain().Transposed(), x.plain(), true, gradient);
     return;
   }
-  Multiply(dy.Columns(*rounding_), x.Right(*rounding_), done, true, gradient);
+  if (done > 0) {
+    Multiply(*dy.Columns(*rounding_, pool_), *x.Right(*rounding_, pool_), done, true, gradient);
+    return;
+  }
+  auto waiting = std::ranges::find(waiting_, gradient, &WaitingGradient::gradient);
+  if (waiting == waiting_.end()) waiting = waiting_.insert(waiting, {gradient, {}, {}});
+  waiting->left.push_back(dy.Columns(*rounding_, pool_));
+  waiting->right.push_back(x.Right(*rounding_, pool_));
+  waiting_bytes_ += waiting->left.back()->bytes() + waiting->right.back()->bytes();
+  if (waiting_bytes_ > kMostWaiting) FinishWeightGradients();
+}
+
+void LinearProducts::FinishWeightGradients() {
+  for (const WaitingGradient& waiting : waiting_) {
+    std::vector<RoundedPair> pairs;
+    int64_t inner = 0;
+    for (size_t i = 0; i < waiting.left.size(); ++i) {
+      pairs.push_back({waiting.left[i].get(), waiting.right[i].get()});
+      inner += waiting.left[i]->inner();
+    }
+    const int64_t rows = waiting.left.front()->rows(), cols = waiting.right.front()->rows();
+    InPieces({rows, cols, inner}, 0, kPiece, [&](int64_t row, int64_t count) {
+      MultiplyRounded(pairs, {row, count, cols}, true, waiting.gradient + row * cols, cols);
+    });
+  }
+  waiting_.clear();
+  waiting_bytes_ = 0;
 }
 
 }  // namespace quantd::calibration

@@ -9,12 +9,22 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "kernels/matrix_product.h"
 #include "kernels/product_device.h"
 #include "kernels/rounded_product.h"
 
 namespace quantd::calibration {
+
+// Operands whose memory is used again as soon as nobody else holds them.
+class OperandPool {
+ public:
+  std::shared_ptr<RoundedOperand> Take();
+
+ private:
+  std::vector<std::shared_ptr<RoundedOperand>> operands_;
+};
 
 // Values of tokens, [tokens, width], that several products read. They stay as they are, and stay
 // alive, until the next Set.
@@ -26,25 +36,24 @@ class TokenOperand {
   MatrixOperand plain() const { return {values_, width_, 1}; }
 
   // Laid out when they are first asked for: rows are tokens; rows are columns of the values; the
-  // values as B.
+  // values as B. The last two may be held beyond the next Set.
+  using SharedOperand = std::shared_ptr<const RoundedOperand>;
   const RoundedOperand& Tokens(ProductRounding rounding);
-  const RoundedOperand& Columns(ProductRounding rounding);
-  const RoundedOperand& Right(ProductRounding rounding);
+  SharedOperand Columns(ProductRounding rounding, OperandPool& pool);
+  SharedOperand Right(ProductRounding rounding, OperandPool& pool);
   // The values on the device, always the same one, rounded if asked for; sent when they are first
   // asked for.
   absl::StatusOr<const DeviceMatrix*> On(ProductDevice& device, bool bfloat16);
 
  private:
-  struct Layout {
-    RoundedOperand operand;
-    bool is_there = false;
-  };
-  const RoundedOperand& Packed(ProductRounding rounding, ProductSide side, bool by_columns,
-                               Layout& layout);
+  SharedOperand PackedColumns(ProductRounding rounding, ProductSide side, OperandPool& pool,
+                              SharedOperand& layout);
 
   const float* values_ = nullptr;
   int64_t tokens_ = 0, width_ = 0;
-  Layout of_tokens_, of_columns_, right_;
+  RoundedOperand of_tokens_;
+  bool has_tokens_ = false;
+  SharedOperand of_columns_, right_;  // or null
   std::unique_ptr<DeviceMatrix> on_device_;
   bool is_on_device_ = false, is_rounded_ = false;
 };
@@ -79,8 +88,10 @@ class LinearProducts {
   void Forward(TokenOperand& x, const LinearWeight& weight, bool add, float* y);
   // dx [tokens, cols] = or += dy W.
   void InputGradient(TokenOperand& dy, const LinearWeight& weight, bool add, float* dx);
-  // gradient [dy.width(), x.width()] += dy^T x.
+  // gradient [dy.width(), x.width()] += dy^T x; perhaps not before FinishWeightGradients, so that a
+  // gradient is read and written once for several calls.
   void AddWeightGradient(TokenOperand& dy, TokenOperand& x, float* gradient);
+  void FinishWeightGradients();
 
  private:
   struct Layouts {
@@ -109,6 +120,12 @@ class LinearProducts {
   // The CPU goes on alone.
   void LeaveDevice(const absl::Status& failure);
 
+  // Products of AddWeightGradient that are still to be made.
+  struct WaitingGradient {
+    float* gradient;
+    std::vector<TokenOperand::SharedOperand> left, right;
+  };
+
   const std::function<bool()> stopped_;
   ProductDevice* device_;
   bool rounds_to_bfloat16() const { return rounding_ == ProductRounding::kBFloat16; }
@@ -116,6 +133,9 @@ class LinearProducts {
   std::optional<ProductRounding> rounding_;
   std::map<std::string, Layouts> layouts_;  // of weights, by module
   std::unique_ptr<DeviceMatrix> sums_;      // of a piece
+  OperandPool pool_;
+  std::vector<WaitingGradient> waiting_;
+  int64_t waiting_bytes_ = 0;
 };
 
 }  // namespace quantd::calibration

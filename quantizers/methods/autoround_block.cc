@@ -151,8 +151,9 @@ class Training {
     double elements = 0;
     for (const int64_t s : sequences) elements += static_cast<double>(inputs_.tokens(s)) * width;
     double loss = 0;
-    for (const int64_t s : sequences) {
+    for (size_t i = 0; i < sequences.size(); ++i) {
       if (Stopped()) return Cancelled();
+      const int64_t s = sequences[i];
       for (FloatBuffer& values : pass_.values) values.clear();
       pass_.tokens = inputs_.tokens(s);
       ASSIGN_OR_RETURN(pass_[BlockValue::kInput], inputs_.Read(s));
@@ -160,7 +161,7 @@ class Training {
       RETURN_IF_ERROR(targets_.Take(static_cast<size_t>(s), target_));
       loss += Loss(target_, elements) / elements;
       targets_.Return(static_cast<size_t>(s), target_);
-      block_.Backward(pass_, gradient_, gradients_);
+      block_.Backward(pass_, gradient_, gradients_, /*more=*/i + 1 < sequences.size());
     }
     return loss;
   }

@@ -237,7 +237,7 @@ class FactorSearch {
     }
     if (is_ranking_) {
       difference_.Pack(rounding(), ProductSide::kLeft, difference.data(), linear.rows, linear.cols);
-      MultiplyRounded(difference_, packed_gram_, {0, linear.rows, linear.cols, linear.cols}, false,
+      MultiplyRounded(difference_, packed_gram_, {0, linear.rows, linear.cols}, false,
                       product.data(), linear.cols);
     } else {
       AddMatrixProduct(linear.rows, linear.cols, linear.cols, {difference.data(), linear.cols, 1},

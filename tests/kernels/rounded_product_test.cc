@@ -123,7 +123,7 @@ TEST(RoundedProduct, IsItsDefinitionInEveryVariantAndArrangement) {
         RoundedOperand left, right;
         left.Pack(rounding, ProductSide::kLeft, definition.a, rows, inner);
         right.Pack(rounding, ProductSide::kRight, definition.b.Transposed(), cols, inner);
-        MultiplyRounded(left, right, {0, rows, cols, inner}, true, found.data(), stride);
+        MultiplyRounded(left, right, {0, rows, cols}, true, found.data(), stride);
         ASSERT_EQ(found, expected) << arrangement << " " << rows;
       });
     }
@@ -131,7 +131,7 @@ TEST(RoundedProduct, IsItsDefinitionInEveryVariantAndArrangement) {
 }
 
 // Packs all of A and B, and compares what `range` says.
-void ExpectOverwritten(const Expectation& definition, const ProductRange& range) {
+void ExpectOverwritten(const Expectation& definition, int64_t inner, const ProductRange& range) {
   ForVariants([&](ProductRounding rounding) {
     std::vector<float> expected, found(static_cast<size_t>(range.rows * range.cols), 1e30f);
     for (int64_t i = 0; i < range.rows; ++i) {
@@ -140,7 +140,7 @@ void ExpectOverwritten(const Expectation& definition, const ProductRange& range)
       }
     }
     RoundedOperand left, right;
-    left.Pack(rounding, ProductSide::kLeft, definition.a, range.rows, range.inner);
+    left.Pack(rounding, ProductSide::kLeft, definition.a, range.rows, inner);
     right.Pack(rounding, ProductSide::kRight, definition.b.Transposed(), definition.b.row_stride,
                definition.right_inner);
     MultiplyRounded(left, right, range, false, found.data(), range.cols);
@@ -151,16 +151,16 @@ void ExpectOverwritten(const Expectation& definition, const ProductRange& range)
 TEST(RoundedProduct, OverwritesInEveryVariant) {
   constexpr int64_t kRows = 45, kCols = 70, kInner = 1700;  // more than the depth of any variant
   const std::vector<float> a = Numbers(kRows * kInner, 5), b = Numbers(kInner * kCols, 6);
-  ExpectOverwritten({{a.data(), kInner, 1}, {b.data(), kCols, 1}, kInner, kInner},
-                    {0, kRows, kCols, kInner});
+  ExpectOverwritten({{a.data(), kInner, 1}, {b.data(), kCols, 1}, kInner, kInner}, kInner,
+                    {0, kRows, kCols});
 }
 
 TEST(RoundedProduct, TakesTheBeginningOfItsRightOperandInEveryVariant) {
   constexpr int64_t kRows = 33, kCols = 100;
   for (const auto& [part, inner] : {std::pair<int64_t, int64_t>{96, 160}, {288, 700}}) {
     const std::vector<float> a = Numbers(kRows * part, 7), b = Numbers(inner * kCols, 8);
-    ExpectOverwritten({{a.data(), part, 1}, {b.data(), kCols, 1}, part, inner},
-                      {0, kRows, 50, part});
+    ExpectOverwritten({{a.data(), part, 1}, {b.data(), kCols, 1}, part, inner}, part,
+                      {0, kRows, 50});
   }
 }
 
@@ -172,12 +172,33 @@ TEST(RoundedProduct, IsTheSameInParts) {
     left.Pack(rounding, ProductSide::kLeft, a.data(), kRows, kInner);
     right.Pack(rounding, ProductSide::kRight, {b.data(), 1, kCols}, kCols, kInner);
     std::vector<float> whole(kRows * kCols), parts(kRows * kCols);
-    MultiplyRounded(left, right, {0, kRows, kCols, kInner}, false, whole.data(), kCols);
+    MultiplyRounded(left, right, {0, kRows, kCols}, false, whole.data(), kCols);
     for (int64_t first = 0; first < kRows; first += 96) {
-      const ProductRange range = {first, std::min<int64_t>(96, kRows - first), kCols, kInner};
+      const ProductRange range = {first, std::min<int64_t>(96, kRows - first), kCols};
       MultiplyRounded(left, right, range, false, parts.data() + first * kCols, kCols);
     }
     ASSERT_EQ(whole, parts);
+  });
+}
+
+TEST(RoundedProduct, OfSeveralPairsIsOneAfterTheOtherInEveryVariant) {
+  constexpr int64_t kRows = 110, kCols = 130;
+  constexpr int64_t kInners[] = {300, 33, 1100};
+  const std::vector<float> before = Numbers(kRows * kCols, 5);
+  ForVariants([&](ProductRounding rounding) {
+    RoundedOperand lefts[3], rights[3];
+    std::vector<RoundedPair> pairs;
+    std::vector<float> expected = before, found = before;
+    for (int i = 0; i < 3; ++i) {
+      const std::vector<float> a = Numbers(kRows * kInners[i], 6),
+                               b = Numbers(kInners[i] * kCols, 7);
+      lefts[i].Pack(rounding, ProductSide::kLeft, {a.data(), 1, kRows}, kRows, kInners[i]);
+      rights[i].Pack(rounding, ProductSide::kRight, {b.data(), 1, kCols}, kCols, kInners[i]);
+      MultiplyRounded(lefts[i], rights[i], {0, kRows, kCols}, true, expected.data(), kCols);
+      pairs.push_back({&lefts[i], &rights[i]});
+    }
+    MultiplyRounded(pairs, {0, kRows, kCols}, true, found.data(), kCols);
+    ASSERT_EQ(found, expected);
   });
 }
 
@@ -193,7 +214,7 @@ TEST(RoundedProduct, RoundsToInt8TiesToEven) {
     left.Pack(rounding, ProductSide::kLeft, a, 1, 8);
     right.Pack(rounding, ProductSide::kRight, b, 6, 8);
     std::vector<float> found(6, 9);
-    MultiplyRounded(left, right, {0, 1, 6, 8}, false, found.data(), 6);
+    MultiplyRounded(left, right, {0, 1, 6}, false, found.data(), 6);
     ASSERT_EQ(found.size(), expected.size());
     for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-4) << i;
   });

@@ -159,7 +159,7 @@ void CheckGradients(BlockModel& model, int64_t vocabulary, bool has_biases) {
     if (has_bias && module.find(".k") == std::string::npos) gradients[module + ".bias"] = {};
   }
   const BlockPass pass = block->Run(BlockValue::kInput, hidden, BlockValue::kOutput);
-  block->Backward(pass, by_output, gradients);
+  block->Backward(pass, by_output, gradients, /*more=*/false);
   int biases = 0;
   for (const auto& [key, gradient] : gradients) {
     const bool is_bias = key.size() > 5 && key.substr(key.size() - 5) == ".bias";
@@ -177,6 +177,30 @@ TEST(DenseBlock, GradientsAreThoseOfFiniteDifferences) {
   }
   auto encoder = *OpenBlockModel(RandomEncoder(TinyEncoderConfig(), 5), {.positions = kTokens});
   CheckGradients(*encoder, TinyEncoderConfig().vocab_size, true);
+}
+
+TEST(DenseBlock, SumsOfGradientsMayWait) {
+  auto model = *OpenBlockModel(RandomDecoder(TinyDecoderConfig(), 5), {.positions = kTokens});
+  const auto block = *model->LoadBlock(0);
+  const std::vector<float> hidden = *model->Embed(Ids(kTokens, TinyDecoderConfig().vocab_size));
+  for (const std::optional<ProductRounding>& rounding :
+       {std::optional<ProductRounding>(), {ProductRounding::kBFloat16}, {ProductRounding::kInt8}}) {
+    block->SetRounding(rounding);
+    BlockGradients sums[2];
+    for (const bool waits : {false, true}) {
+      BlockGradients& gradients = sums[waits ? 1 : 0];
+      for (const BlockLinear& linear : block->linears()) gradients[linear.module] = {};
+      // Of sequences of several lengths.
+      for (int64_t tokens = kTokens - 2; tokens <= kTokens; ++tokens) {
+        const std::span<const float> rows =
+            std::span(hidden).first(hidden.size() / kTokens * tokens);
+        const BlockPass pass = block->Run(BlockValue::kInput, rows, BlockValue::kOutput);
+        block->Backward(pass, rows, gradients, waits && tokens < kTokens);
+      }
+    }
+    EXPECT_EQ(sums[0], sums[1]);
+    for (const auto& [module, gradient] : sums[1]) EXPECT_NE(gradient[0], 0) << module;
+  }
 }
 
 TEST(DenseBlock, RunsHalvesFromTheirInputs) {

@@ -83,7 +83,7 @@ class FakeDevice final : public ProductDevice {
       rows.Pack(ProductRounding::kBFloat16, ProductSide::kLeft, left, to.rows(), inner);
       cols.Pack(ProductRounding::kBFloat16, ProductSide::kRight, right.Transposed(), to.cols(),
                 inner);
-      MultiplyRounded(rows, cols, {0, to.rows(), to.cols(), inner}, true, to.values.data(),
+      MultiplyRounded(rows, cols, {0, to.rows(), to.cols()}, true, to.values.data(),
                       to.cols());
     } else {
       AddMatrixProduct(to.rows(), to.cols(), inner, left, right, to.values.data(), to.cols());
@@ -261,7 +261,7 @@ void CheckBothDirections(const std::function<std::unique_ptr<ModelSource>()>& so
       }  // forgets all weights
       in_bfloat16 = bfloat16;
       const BlockPass pass = block->Run(BlockValue::kInput, hidden, BlockValue::kOutput);
-      block->Backward(pass, pass[BlockValue::kOutput], gradients.back());
+      block->Backward(pass, pass[BlockValue::kOutput], gradients.back(), /*more=*/false);
       outputs.push_back(pass[BlockValue::kOutput]);
       for (const BlockLinear& linear : block->linears()) {
         for (float& w : block->Parameter(linear.module + ".weight")) w *= 0.75f;

@@ -97,8 +97,8 @@ class ToyBlock : public CalibratedBlock {
   }
   const std::vector<std::optional<ProductRounding>>& roundings() const { return roundings_; }
 
-  void Backward(const BlockPass& pass, std::span<const float> output,
-                BlockGradients& gradients) override {
+  void Backward(const BlockPass& pass, std::span<const float> output, BlockGradients& gradients,
+                bool) override {
     const auto at = [&](BlockValue value) { return pass[value]; };
     const Rows grad(output.begin(), output.end());
     AddOuter("mlp.down_proj", grad, at(BlockValue::kMlpHidden), gradients);

@@ -205,7 +205,7 @@ TEST_F(MatrixProductTest, BFloat16HasTheBitsOfTheCpu) {
     right.Pack(ProductRounding::kBFloat16, ProductSide::kRight, MatrixOperand{b.data(), 1, cols},
                cols, inner);
     std::vector<float> expected = c;
-    MultiplyRounded(left, right, {0, rows, cols, inner}, true, expected.data(), cols);
+    MultiplyRounded(left, right, {0, rows, cols}, true, expected.data(), cols);
     const auto on_left = Uploaded({a.data(), inner, 1}, rows, inner);
     const auto on_right = Uploaded({b.data(), cols, 1}, inner, cols);
     const auto sums = Uploaded({c.data(), cols, 1}, rows, cols);
