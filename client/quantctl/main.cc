@@ -110,7 +110,8 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace quantd::ctl
 
-int main(int argc, char** argv) {
+// Ends where there is no memory left.
+int main(int argc, char** argv) {  // NOLINT(bugprone-exception-escape)
   const auto is_embedded = [](const char* argument) {
     return absl::string_view(argument) == "--embedded";
   };

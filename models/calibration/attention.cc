@@ -234,7 +234,7 @@ void AttendBackward(const AttentionShape& shape, int64_t tokens, const Attention
   };
   // Five products, as Attend's two.
   ParallelFor(shape.heads * kParts, backward,
-              static_cast<double>(5 * tokens * tokens * dim / kParts) / 2e10);
+              static_cast<double>(5 * tokens * tokens * dim) / kParts / 2e10);
   // A key's gradients are sums over the heads of its group, in order.
   const auto add = [&](const FloatBuffer& sums, int64_t token, int64_t kv_head, float* to) {
     std::fill_n(to, dim, 0.0f);

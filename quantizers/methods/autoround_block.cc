@@ -96,7 +96,7 @@ class Training {
 
   absl::Status Run() {
     block_.SetRounding(training_.rounding);
-    const absl::Status status = Train();
+    absl::Status status = Train();
     block_.SetRounding(std::nullopt);
     return status;
   }
