@@ -1,5 +1,6 @@
 #include "core/hadamard.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace quantd {
@@ -23,6 +24,30 @@ void RotateByHadamard(float* values, int64_t count, int64_t size) {
   for (int64_t begin = 0; begin + size <= count; begin += size) {
     HadamardTransform(values + begin, size);
     for (int64_t i = 0; i < size; ++i) values[begin + i] *= norm;
+  }
+}
+
+void MultiplyByMatrix(const float* from, int64_t count, const float* matrix, int64_t size,
+                      float* to) {
+  for (int64_t begin = 0; begin + size <= count; begin += size) {
+    float* sums = to + begin;
+    std::fill_n(sums, size, 0.0f);
+    for (int64_t i = 0; i < size; ++i) {
+      const float x = from[begin + i];
+      const float* row = matrix + i * size;
+      for (int64_t j = 0; j < size; ++j) sums[j] += x * row[j];
+    }
+  }
+}
+
+void MultiplyByTransposed(const float* from, int64_t count, const float* matrix, int64_t size,
+                          float* to) {
+  for (int64_t begin = 0; begin + size <= count; begin += size) {
+    for (int64_t i = 0; i < size; ++i) {
+      float sum = 0;
+      for (int64_t j = 0; j < size; ++j) sum += from[begin + j] * matrix[i * size + j];
+      to[begin + i] = sum;
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 #include "core/input_rounding.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -74,6 +75,17 @@ class Rounder {
   const float low_, high_;
 };
 
+void RoundToFp4(const Fp4Blocks& blocks, const float* from, int64_t cols, float* to) {
+  std::array<uint8_t, 32> codes;
+  for (int64_t first = 0; first < cols; first += blocks.size()) {
+    const int64_t count = std::min(blocks.size(), cols - first);
+    const float scale = EncodeFp4Block(blocks, from + first, count, codes.data());
+    for (int64_t i = 0; i < count; ++i) {
+      to[first + i] = FloatFromE2M1(codes[i]) * scale / blocks.global_scale;
+    }
+  }
+}
+
 }  // namespace
 
 SmallFloat SmallFloatOf(Values values) {
@@ -98,7 +110,8 @@ std::string Describe(const InputRounding& rounding) {
                      : rounding.values == Values::kE2M1 ? "fp4"
                      : rounding.values == Values::kE5M2 ? "fp8 (E5M2)"
                                                         : "fp8";
-  return absl::StrCat(text, !rounding.dynamic     ? ", one scale"
+  return absl::StrCat(text, rounding.fp4.any()  ? absl::StrCat(", groups of ", rounding.fp4.size())
+                            : !rounding.dynamic ? ", one scale"
                             : rounding.group == 0 ? ", a scale for every token"
                                                   : absl::StrCat(", groups of ", rounding.group));
 }
@@ -109,6 +122,14 @@ absl::Status Validate(const InputRounding& rounding) {
   if (rounding.values == Values::kInteger && (rounding.bits < 1 || rounding.bits > 8)) {
     return absl::InvalidArgumentError(
         absl::StrCat("inputs of ", rounding.bits, " bits, expected 1 to 8"));
+  }
+  if (rounding.fp4.any()) {
+    if (rounding.dynamic && rounding.values == Values::kE2M1 &&
+        is_positive(rounding.fp4.global_scale)) {
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(
+        absl::StrCat("fp4 inputs under the scale ", rounding.fp4.global_scale));
   }
   if (rounding.dynamic) {
     const bool bounded = rounding.upper_bound >= 0 && rounding.least_scale >= 0;
@@ -129,6 +150,7 @@ void RoundInputs(const InputRounding& rounding, const float* from, int64_t cols,
     std::copy_n(from, from == to ? 0 : cols, to);
     return;
   }
+  if (rounding.fp4.any()) return RoundToFp4(rounding.fp4, from, cols, to);
   const Rounder round(rounding);
   const int64_t group = rounding.dynamic && rounding.group > 0 ? rounding.group : cols;
   for (int64_t first = 0; first < cols; first += group) {

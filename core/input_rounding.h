@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/fp4_blocks.h"
 #include "core/status.h"
 
 namespace quantd {
@@ -36,6 +37,9 @@ struct InputRounding {
   float least_scale = 0;
   float scale = 0;
   float zero_point = 0;
+  // Dynamic kE2M1 of runs of fp4.size() inputs, rounded to code * scale / global_scale of `fp4`: of
+  // the fields above only `values` and `dynamic` count.
+  Fp4Blocks fp4;
 
   bool any() const { return values != Values::kNone; }
   bool operator==(const InputRounding&) const = default;

@@ -229,8 +229,15 @@ std::vector<float> Dequantize(const QuantizedTensor& tensor) {
 
 void PlainRows(const QuantizedTensor& t, int64_t first, int64_t count, float* out) {
   DequantizeRows(t, first, count, out);
+  const std::vector<float>& rotation = t.input.rotation;
+  std::vector<float> rotated(rotation.empty() ? 0 : t.cols);
   for (float* line = out; line != out + count * t.cols; line += t.cols) {
-    if (t.input.hadamard_size > 1) RotateByHadamard(line, t.cols, t.input.hadamard_size);
+    if (!rotation.empty()) {
+      std::copy_n(line, t.cols, rotated.begin());
+      MultiplyByTransposed(rotated.data(), t.cols, rotation.data(), t.input.hadamard_size, line);
+    } else if (t.input.hadamard_size > 1) {
+      RotateByHadamard(line, t.cols, t.input.hadamard_size);
+    }
     for (size_t c = 0; c < t.input.channel_scale.size(); ++c) line[c] /= t.input.channel_scale[c];
   }
 }

@@ -98,11 +98,14 @@ struct InputTransform {
       permutation;  // column c of the codes multiplies input permutation[c]; or empty
   std::vector<float> channel_scale;  // inputs are divided by it; or empty
   int hadamard_size = 0;             // block size of a normalized Hadamard rotation; 0 = none
-  std::vector<float> norm_weight;    // an RMS norm of the inputs, [cols]; or empty
-  float norm_epsilon = 0;            // of that norm
-  bool int8_tokens = false;          // last, every token is rounded to 127ths of its absmax
-  // What the checkpoint asks for besides, last; applied where a model is loaded with its
-  // activations quantized, else inputs stay as they are.
+  // [hadamard_size, hadamard_size], what runs of inputs x are multiplied by (x rotation) in place
+  // of the normalized Hadamard matrix; or empty.
+  std::vector<float> rotation;
+  std::vector<float> norm_weight;  // an RMS norm of the inputs, [cols]; or empty
+  float norm_epsilon = 0;          // of that norm
+  bool int8_tokens = false;        // last, every token is rounded to 127ths of its absmax
+  // What the checkpoint asks for besides, after `rotation` and before the rest; applied where a
+  // model is loaded with its activations quantized, else inputs stay as they are.
   InputRounding rounding;
 };
 

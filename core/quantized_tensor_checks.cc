@@ -119,6 +119,11 @@ absl::Status Validate(const QuantizedTensor& t) {
         absl::StrCat("found a rotation of ", hadamard,
                      " columns, expected a power of two that divides ", t.cols));
   }
+  const size_t entries = t.input.rotation.size();
+  if (entries != 0 && entries != static_cast<size_t>(hadamard) * static_cast<size_t>(hadamard)) {
+    return absl::InvalidArgumentError(absl::StrCat("found a rotation of ", entries,
+                                                   " entries, expected ", hadamard, "x", hadamard));
+  }
   RETURN_IF_ERROR(CheckPermutation(t));
   RETURN_IF_ERROR(Validate(t.input.rounding));
   return CheckOutliers(t);

@@ -23,6 +23,15 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateOpenCl(int index) {
 
 }  // namespace
 
+absl::Status CheckRotation(const DeviceArray& x, const DeviceArray& matrix, int64_t tokens,
+                           const DeviceArray& y) {
+  if (matrix.rows() >= 1 && matrix.rows() == matrix.cols() && x.cols() % matrix.rows() == 0 &&
+      x.cols() == y.cols() && x.rows() >= tokens && y.rows() >= tokens && &x != &y) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError("rotation of inputs: the shapes do not fit together");
+}
+
 absl::string_view LayoutName(Layout layout) {
   switch (layout) {
     case Layout::kDense:

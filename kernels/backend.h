@@ -208,12 +208,20 @@ class Backend {
   // y = x rounded token by token as `rounding` says; y may be x.
   virtual absl::Status RoundInputs(const DeviceArray& x, const InputRounding& rounding,
                                    int64_t tokens, DeviceArray& y) = 0;
+  // y[t] = x[t], each run of matrix.rows() values multiplied by `matrix`, which is square and whose
+  // rows divide x.cols(); y is not x.
+  virtual absl::Status RotateInputs(const DeviceArray& x, const DeviceArray& matrix, int64_t tokens,
+                                    DeviceArray& y) = 0;
   // y = silu(gate) * up of `stacked` [>= tokens, gate then up], each as wide as y.
   virtual absl::Status SiluMul(const DeviceArray& stacked, int64_t tokens, DeviceArray& y) = 0;
   // y[i] = x[rows[i]]: picks the rows whose logits are wanted.
   virtual absl::Status GatherRows(const DeviceArray& x, std::span<const int32_t> rows,
                                   DeviceArray& y) = 0;
 };
+
+// What a backend's RotateInputs refuses.
+absl::Status CheckRotation(const DeviceArray& x, const DeviceArray& matrix, int64_t tokens,
+                           const DeviceArray& y);
 
 // "cpu", "opencl" or "opencl:N". INVALID_ARGUMENT for another spelling, FAILED_PRECONDITION with
 // the reason when the device is not there.

@@ -116,8 +116,8 @@ void TakeColumnScale(QuantizedTensor& tensor) {
 }
 
 // Takes rotation, channel scales and the order of groups off the weight, for inputs that are to be
-// rotated, scaled and gathered instead: in fast compute, where codes stay packed. Not where inputs
-// are rounded after them.
+// rotated, scaled and gathered instead: in fast compute, where codes stay packed, and where inputs
+// are rounded after a rotation. Not where they are rounded after the others.
 InputTransform TakeTransform(const PackOptions& options, Weight& weight) {
   InputTransform taken;
   auto* quantized = std::get_if<QuantizedTensor>(&weight);
@@ -127,20 +127,22 @@ InputTransform TakeTransform(const PackOptions& options, Weight& weight) {
   if (options.round_inputs) taken.rounding = input.rounding;
   taken.norm_weight = input.norm_weight;
   taken.norm_epsilon = input.norm_weight.empty() ? 0.0f : input.norm_epsilon;
-  if (options.compute == Compute::kExact || input.int8_tokens) return taken;
+  const bool rounds_rotated = taken.rounding.any() && !input.rotation.empty();
+  if ((options.compute == Compute::kExact && !rounds_rotated) || input.int8_tokens) return taken;
   TakeColumnScale(*quantized);
   if (NeedsOrderedInputs(*quantized)) std::swap(taken.permutation, input.permutation);
   std::swap(taken.channel_scale, input.channel_scale);
   std::swap(taken.hadamard_size, input.hadamard_size);
+  std::swap(taken.rotation, input.rotation);
   if (taken.hadamard_size <= 1) taken.hadamard_size = 0;
   return taken;
 }
 
 bool AreSame(const InputTransform& a, const InputTransform& b) {
   return a.permutation == b.permutation && a.channel_scale == b.channel_scale &&
-         a.hadamard_size == b.hadamard_size && a.norm_weight == b.norm_weight &&
-         a.norm_epsilon == b.norm_epsilon && a.int8_tokens == b.int8_tokens &&
-         a.rounding == b.rounding;
+         a.hadamard_size == b.hadamard_size && a.rotation == b.rotation &&
+         a.norm_weight == b.norm_weight && a.norm_epsilon == b.norm_epsilon &&
+         a.int8_tokens == b.int8_tokens && a.rounding == b.rounding;
 }
 
 // The float with the fewest significant bits whose reciprocal is `factor`: scales by which an
@@ -224,7 +226,12 @@ absl::StatusOr<Linear::Piece> Linear::PackPiece(Backend& backend, const InputTra
   Piece piece;
   piece.int8_tokens = input.int8_tokens;
   piece.rounding = input.rounding;
-  piece.hadamard_size = input.hadamard_size;
+  if (input.rotation.empty()) {
+    piece.hadamard_size = input.hadamard_size;
+  } else {
+    ASSIGN_OR_RETURN(piece.rotation, backend.Allocate(input.hadamard_size, input.hadamard_size));
+    RETURN_IF_ERROR(backend.Upload(input.rotation, *piece.rotation));
+  }
   piece.norm_epsilon = input.norm_epsilon;
   if (!input.norm_weight.empty()) {
     ASSIGN_OR_RETURN(piece.norm_weight, UploadRow(backend, input.norm_weight));
@@ -308,7 +315,7 @@ absl::Status Linear::Apply(Backend& backend, LinearArgs args) const {
   if (observer_ != nullptr) RETURN_IF_ERROR(ShowInputs(backend, args));
   const Piece& only = pieces_.front();
   if (pieces_.size() > 1 || only.norm_weight != nullptr) return ApplyPiecewise(backend, args);
-  if (only.rounding.any()) return ApplyRounded(backend, args);
+  if (only.rounding.any() || only.rotation != nullptr) return ApplyRounded(backend, args);
   args.weight = only.weight.get();
   args.bias = bias_.get();
   args.steps = StepsOf(only);
@@ -348,6 +355,11 @@ absl::StatusOr<const DeviceArray*> Linear::Normed(Backend& backend, const Linear
 absl::StatusOr<const DeviceArray*> Linear::Rounded(Backend& backend, const Piece& piece,
                                                    const DeviceArray* x,
                                                    const LinearArgs& args) const {
+  if (piece.rotation != nullptr) {
+    RETURN_IF_ERROR(Grow(backend, x->rows(), x->cols(), rotated_));
+    RETURN_IF_ERROR(backend.RotateInputs(*x, *piece.rotation, args.tokens, *rotated_));
+    x = rotated_.get();
+  }
   if (!piece.rounding.any()) return x;
   RETURN_IF_ERROR(Grow(backend, x->rows(), x->cols(), rounded_));
   RETURN_IF_ERROR(backend.RoundInputs(*x, piece.rounding, args.tokens, *rounded_));

@@ -65,8 +65,9 @@ class Linear {
     int64_t hadamard_size = 0;
     std::unique_ptr<ColumnOrder> order;  // InputSteps::order, or null
     bool int8_tokens = false;
-    bool int8_counts = false;  // tokens go in as whole numbers, as the weights are
-    InputRounding rounding;    // of the inputs, before any of these
+    bool int8_counts = false;               // tokens go in as whole numbers, as the weights are
+    std::unique_ptr<DeviceArray> rotation;  // InputTransform::rotation, or null; before the rest
+    InputRounding rounding;                 // after `rotation`, before the others
     int64_t first_row = 0;
   };
 
@@ -78,7 +79,7 @@ class Linear {
   absl::Status ApplyRounded(Backend& backend, const LinearArgs& args) const;
   // args.x, normed as args ask for, in normed_.
   absl::StatusOr<const DeviceArray*> Normed(Backend& backend, const LinearArgs& args) const;
-  // `x` as the piece's matrix takes it, in rounded_.
+  // `x` rotated and rounded as the piece's matrix takes it, in rotated_ or rounded_.
   absl::StatusOr<const DeviceArray*> Rounded(Backend& backend, const Piece& piece,
                                              const DeviceArray* x, const LinearArgs& args) const;
 
@@ -88,9 +89,9 @@ class Linear {
   std::unique_ptr<DeviceArray> int8_divisor_;  // of the rows of pieces with int8_counts, or null
   std::vector<std::string> modules_;
   InputObserver* observer_ = nullptr;
-  // The inputs after the caller's norm, after rounding, and gate above up, where a step of its own
-  // makes them. As tall as the tallest input so far; a model runs on one thread.
-  mutable std::unique_ptr<DeviceArray> normed_, rounded_, stacked_;
+  // The inputs after the caller's norm, after a rotation, after rounding, and gate above up, where
+  // a step of its own makes them. As tall as the tallest input so far; a model runs on one thread.
+  mutable std::unique_ptr<DeviceArray> normed_, rotated_, rounded_, stacked_;
 };
 
 }  // namespace quantd

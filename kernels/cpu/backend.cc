@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "core/cpu_quota.h"
+#include "core/hadamard.h"
 #include "core/parallel.h"
 #include "kernels/cpu/arrays.h"
 #include "kernels/cpu/attention.h"
@@ -176,6 +177,16 @@ class CpuBackend : public Backend {
     }
     ForEachRow(tokens, [&](int64_t i) {
       quantd::RoundInputs(rounding, AsCpu(x).row(i), x.cols(), AsCpu(y).row(i));
+    });
+    return absl::OkStatus();
+  }
+
+  absl::Status RotateInputs(const DeviceArray& x, const DeviceArray& matrix, int64_t tokens,
+                            DeviceArray& y) override {
+    RETURN_IF_ERROR(CheckRotation(x, matrix, tokens, y));
+    ForEachRow(tokens, [&](int64_t i) {
+      MultiplyByMatrix(AsCpu(x).row(i), x.cols(), AsCpu(matrix).data(), matrix.rows(),
+                       AsCpu(y).row(i));
     });
     return absl::OkStatus();
   }

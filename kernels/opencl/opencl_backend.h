@@ -43,6 +43,8 @@ class OpenClBackend final : public Backend {
                          int64_t tokens, DeviceArray& y) override;
   absl::Status RoundInputs(const DeviceArray& x, const InputRounding& rounding, int64_t tokens,
                            DeviceArray& y) override;
+  absl::Status RotateInputs(const DeviceArray& x, const DeviceArray& matrix, int64_t tokens,
+                            DeviceArray& y) override;
   absl::Status SiluMul(const DeviceArray& stacked, int64_t tokens, DeviceArray& y) override;
   absl::Status GatherRows(const DeviceArray& x, std::span<const int32_t> rows,
                           DeviceArray& y) override;
@@ -90,6 +92,8 @@ class OpenClBackend final : public Backend {
   absl::StatusOr<cl_mem> GatherColumns(cl_mem x, const ColumnOrder& order, int64_t tokens);
   absl::Status RunSegment(const Segment& segment, int64_t cols, cl_mem x, int64_t tokens,
                           const Output& output);
+  absl::Status RoundToFp4(const DeviceArray& x, const Fp4Blocks& blocks, int64_t tokens,
+                          DeviceArray& y);
   absl::Status RunSiluMul(cl_mem stacked, const DeviceArray* residual, int64_t tokens,
                           DeviceArray& y);
   absl::Status AttendSequence(const AttentionArgs& args, const SequenceRows& sequence);

@@ -1,4 +1,4 @@
-// Inputs rounded as a checkpoint asks for, on an OpenCL device.
+// Inputs rotated and rounded as a checkpoint asks for, on an OpenCL device.
 #include "absl/strings/str_cat.h"
 #include "kernels/opencl/opencl_backend.h"
 #include "kernels/opencl/sources.h"
@@ -7,6 +7,7 @@ namespace quantd::opencl {
 namespace {
 
 constexpr const char* kSources[] = {source::work_group, source::round_inputs};
+constexpr const char* kFp4Sources[] = {source::fp4_inputs};
 
 // Bits of the `flags` argument.
 constexpr cl_int kSymmetric = 1;
@@ -29,6 +30,7 @@ absl::Status OpenClBackend::RoundInputs(const DeviceArray& x, const InputRoundin
     return absl::InvalidArgumentError("rounding of inputs: the shapes do not fit together");
   }
   if (tokens <= 0) return absl::OkStatus();
+  if (rounding.fp4.any()) return RoundToFp4(x, rounding.fp4, tokens, y);
   const int lanes = WorkGroupFor(queue_.device(), 128);
   ASSIGN_OR_RETURN(const cl_kernel kernel,
                    programs_.Get({"RoundInputs", kSources, DefinesOf(rounding, lanes)}));
@@ -45,6 +47,29 @@ absl::Status OpenClBackend::RoundInputs(const DeviceArray& x, const InputRoundin
                     cl_float(rounding.dynamic ? rounding.global_scale : rounding.scale),
                     cl_float(rounding.zero_point), cl_float(rounding.upper_bound),
                     cl_float(rounding.least_scale));
+}
+
+absl::Status OpenClBackend::RoundToFp4(const DeviceArray& x, const Fp4Blocks& blocks,
+                                       int64_t tokens, DeviceArray& y) {
+  ASSIGN_OR_RETURN(const cl_kernel kernel, programs_.Get({"RoundToFp4", kFp4Sources, ""}));
+  Range range;
+  range.global[0] = static_cast<size_t>((x.cols() + blocks.size() - 1) / blocks.size());
+  range.global[1] = static_cast<size_t>(tokens);
+  return queue_.Run(kernel, range, AsCl(x).buffer().get(), AsCl(y).buffer().get(), cl_int(x.cols()),
+                    cl_int(blocks.size()), cl_int(blocks.scale),
+                    cl_int(blocks.half_to_even ? 1 : 0), cl_float(blocks.global_scale));
+}
+
+absl::Status OpenClBackend::RotateInputs(const DeviceArray& x, const DeviceArray& matrix,
+                                         int64_t tokens, DeviceArray& y) {
+  RETURN_IF_ERROR(CheckRotation(x, matrix, tokens, y));
+  if (tokens <= 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const cl_kernel kernel, programs_.Get({"RotateInputs", kFp4Sources, ""}));
+  Range range;
+  range.global[0] = static_cast<size_t>(x.cols());
+  range.global[1] = static_cast<size_t>(tokens);
+  return queue_.Run(kernel, range, AsCl(x).buffer().get(), AsCl(matrix).buffer().get(),
+                    AsCl(y).buffer().get(), cl_int(x.cols()), cl_int(matrix.rows()));
 }
 
 }  // namespace quantd::opencl

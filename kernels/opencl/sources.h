@@ -9,6 +9,7 @@ extern const char attention_block[];
 extern const char elementwise[];
 extern const char embed[];
 extern const char epilogue[];
+extern const char fp4_inputs[];
 extern const char linear_block[];
 extern const char linear_gemm[];
 extern const char linear_gemv[];

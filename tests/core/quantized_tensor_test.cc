@@ -141,6 +141,28 @@ TEST(QuantizedTensor, ValidateNamesWhatIsWrong) {
   EXPECT_FALSE(Validate(t).ok());
 }
 
+TEST(QuantizedTensor, RotationsBelongToTheInputs) {
+  QuantizedTensor t = TwoByFour();
+  t.input.hadamard_size = 2;
+  t.input.rotation = {1, 2, 3, 5};
+  ASSERT_TRUE(Validate(t).ok()) << Validate(t);
+  const std::vector<float> stored = Dequantize(t);
+  std::vector<float> plain(stored.size());
+  PlainRows(t, 0, t.rows, plain.data());
+  // x (W R^T)^T = (x R) W^T: each pair (a, b) becomes (a + 2 b, 3 a + 5 b).
+  for (size_t i = 0; i < stored.size(); i += 2) {
+    EXPECT_EQ(plain[i], stored[i] + 2 * stored[i + 1]);
+    EXPECT_EQ(plain[i + 1], 3 * stored[i] + 5 * stored[i + 1]);
+  }
+  t.input.rotation.pop_back();
+  EXPECT_FALSE(Validate(t).ok());
+  t.input.rotation.clear();
+  t.input.rounding = {.values = InputRounding::Values::kE2M1,
+                      .dynamic = true,
+                      .fp4 = {.scale = Fp4Blocks::Scale::kE4M3OfMax, .global_scale = 0}};
+  EXPECT_FALSE(Validate(t).ok());
+}
+
 TEST(QuantizedTensor, ReordersRowsWithTheirScales) {
   const auto reordered = ReorderRows(TwoByFour(), {1, 0});
   ASSERT_TRUE(reordered.ok());

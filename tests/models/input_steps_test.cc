@@ -8,6 +8,7 @@
 #include <numeric>
 #include <random>
 
+#include "core/hadamard.h"
 #include "core/parallel.h"
 #include "memory_source.h"
 #include "models/linear.h"
@@ -104,6 +105,21 @@ TEST_P(InputStepsOf, RotatedWeightsStayPacked) {
     std::vector<QuantizedTensor> parts = {FourBit(48, 256, 1), FourBit(16, 256, 2)};
     for (QuantizedTensor& part : parts) part.input.hadamard_size = size;
     ExpectSameMeaning(parts, 1);
+  }
+}
+
+// FP-Quant's, which need be neither orthogonal nor symmetric.
+TEST_P(InputStepsOf, WeightsRotatedByMatricesStayPacked) {
+  for (const int size : {16, 128}) {
+    SCOPED_TRACE(size);
+    std::vector<QuantizedTensor> parts = {FourBit(48, 256, 1), FourBit(16, 256, 2)};
+    for (QuantizedTensor& part : parts) {
+      part.input.hadamard_size = size;
+      part.input.rotation = RandomFloats(size * size, 3);
+    }
+    ExpectSameMeaning(parts, 1);
+    parts[1].input.rotation[0] += 1;
+    ExpectSameMeaning(parts, 2);
   }
 }
 
@@ -252,6 +268,41 @@ TEST_P(InputStepsOf, InputsAreRoundedAsTheWeightsAsk) {
         const bool first = k % (2 * kRows) < kRows;
         ASSERT_NEAR(half[k], first ? expected[k] : unrounded[k], tolerance) << k;
       }
+    }
+  }
+}
+
+// In exact compute too, the weights then stay rotated.
+TEST_P(InputStepsOf, InputsAreRoundedAfterARotation) {
+  using Scale = Fp4Blocks::Scale;
+  constexpr int64_t kCols = 96, kRows = 32, kSize = 32;
+  const Fp4Blocks blocks[] = {{Scale::kE4M3OfMax, 3, true},        {Scale::kE4M3OfMax, 0.7f, false},
+                              {Scale::kPowerOfMax, 3, true},       {Scale::kPowerOfMax, 3, false},
+                              {Scale::kPowerOfDeviation, 1, true}, {Scale::kPowerOfDeviation, 1}};
+  const std::vector<float> rotation = RandomFloats(kSize * kSize, 12, 0.2f);
+  for (size_t i = 0; i < std::size(blocks); ++i) {
+    SCOPED_TRACE(i);
+    std::vector<QuantizedTensor> parts = {FourBit(kRows, kCols, 1)};
+    const Linear plain = Load(parts, Compute::kExact);
+    InputTransform& input = parts[0].input;
+    input.hadamard_size = kSize;
+    input.rotation = rotation;
+    input.rounding = {.values = InputRounding::Values::kE2M1, .dynamic = true, .fp4 = blocks[i]};
+    ASSERT_TRUE(Validate(parts[0]).ok());
+    const Linear rounds = Load(parts, Compute::kExact, true);
+    EXPECT_TRUE(rounds.rounds_inputs());
+    for (const int64_t tokens : {1, 21}) {
+      std::vector<float> x = RandomFloats(tokens * kCols, 11), rotated(x.size());
+      std::fill_n(x.begin(), 16, 0.0f);
+      MultiplyByMatrix(x.data(), tokens * kCols, rotation.data(), kSize, rotated.data());
+      std::vector<float> rounded(x.size());
+      for (int64_t t = 0; t < tokens; ++t) {
+        RoundInputs(input.rounding, &rotated[t * kCols], kCols, &rounded[t * kCols]);
+      }
+      const std::vector<float> expected = Run(plain, rounded, kCols, kRows);
+      const std::vector<float> y = Run(rounds, x, kCols, kRows);
+      const float tolerance = GetParam() == "cpu" ? 0.0f : 1e-4f;
+      for (size_t k = 0; k < y.size(); ++k) ASSERT_NEAR(y[k], expected[k], tolerance) << k;
     }
   }
 }
