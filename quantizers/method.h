@@ -145,6 +145,7 @@ Method AqlmMethod();
 Method VptqMethod();
 Method MetalMethod();
 Method FourOverSixMethod();
+Method FpQuantMethod();
 Method SinqMethod();
 
 // Transformers' rule for skip lists: a pattern matches as a regex anchored at the start that ends

@@ -31,6 +31,7 @@ const std::vector<Method>& Table() {
       VptqMethod(),
       MetalMethod(),
       FourOverSixMethod(),
+      FpQuantMethod(),
       SinqMethod(),
       GgufMethod(),
   };

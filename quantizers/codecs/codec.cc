@@ -14,6 +14,7 @@
 #include "quantizers/codecs/fouroversix.h"
 #include "quantizers/codecs/fp8.h"
 #include "quantizers/codecs/fp8_config.h"
+#include "quantizers/codecs/fp_quant.h"
 #include "quantizers/codecs/gptq.h"
 #include "quantizers/codecs/higgs.h"
 #include "quantizers/codecs/higgs_config.h"
@@ -115,6 +116,7 @@ constexpr CodecOfMethod kCodecs[] = {
     {"vptq", Of<VptqCodec, ParseVptqConfig>},
     {"metal", Of<MetalCodec, ParseMetalConfig>},
     {"fouroversix", Of<FourOverSixCodec, ParseFourOverSixConfig>},
+    {"fp_quant", Of<FpQuantCodec, ParseFpQuantConfig>},
     {"sinq", OfDType<SinqCodec, ParseSinqConfig>},
 };
 

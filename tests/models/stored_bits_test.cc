@@ -37,6 +37,8 @@ const std::multimap<std::string, Options>& OptionsOfMethods() {
       {"compressed-tensors", {}},
       {"compressed-tensors", {{"scheme", "W4A16_ASYM"}}},
       {"compressed-tensors", {{"scheme", "W8A8"}, {"activations", "static"}}},
+      {"fp_quant", {}},
+      {"fp_quant", {{"forward_dtype", "mxfp4"}, {"pseudoquantization", "true"}}},
       {"gptq", {{"group_size", "64"}}},
       {"gptq", {{"bits", "3"}, {"desc_act", "true"}}},
       {"higgs", {{"hadamard_size", "256"}}},

@@ -268,6 +268,50 @@ TEST(BrokenTensors, Quanto) {
        {"packed too short", Replace("weight._data._data", DType::kU8, {3, 64}), "[4, 64]"}});
 }
 
+TEST(BrokenTensors, FpQuant) {
+  const auto rename = [](const char* from, const char* to) {
+    return [=](TensorMap& tensors) {
+      tensors[to] = tensors[from];
+      tensors.erase(from);
+    };
+  };
+  const std::string rotation = "forward_hadamard_matrix";
+  CheckRefused(
+      "fp_quant", {},
+      {{"values for codes", rename("qweight", "dqweight"), "pseudoquantization false"},
+       {"no codes", Remove("qweight"), "missing"},
+       {"no scales", Remove("scales"), "missing"},
+       {"no rotation", Remove(rotation), "missing"},
+       {"no other rotation", Remove("backward_hadamard_matrix"), "missing"},
+       {"no scale of inputs", Remove("act_global_scale"), "missing"},
+       {"codes of another type", Replace("qweight", DType::kI8, {8, 32}), "expected U8"},
+       {"rank 1", Replace("qweight", DType::kU8, {256}), "a matrix"},
+       {"a run too long", Replace("qweight", DType::kU8, {8, 36}), "a multiple of 16"},
+       {"huge", Replace("qweight", DType::kU8, {0, 1}), "qweight"},
+       {"scales of floats", Replace("scales", DType::kF8E4M3, {8, 4}), "expected U8"},
+       {"too few scales", Replace("scales", DType::kU8, {8, 3}), "expected U8 [8, 4]"},
+       {"scales padded otherwise", Replace("scales", DType::kU8, {128, 8}), "expected U8 [8, 4]"},
+       {"a NaN scale", Write("scales", {0x7f}), "row 0, block 0"},
+       {"a small rotation", Replace(rotation, DType::kF32, {8, 8}), "[16, 16]"},
+       {"a NaN rotation", Write(rotation, kNan), "not a finite number"},
+       {"scale 0", Replace("weight_global_scale", DType::kF32, {1}), "positive"},
+       {"a NaN scale of inputs", Write("act_global_scale", kNan), "positive"},
+       {"two scales", Replace("weight_global_scale", DType::kF32, {2}), "one positive number"},
+       {"weights as well", Replace("weight", DType::kF32, {8, 64}), "weight"}});
+  CheckRefused("fp_quant", {{"forward_dtype", "mxfp4"}},
+               {{"a NaN power", Write("scales", {255}), "row 0, block 0"},
+                {"a power that overflows", Write("scales", {254}), "beyond float32"}});
+  CheckRefused("fp_quant", {{"pseudoquantization", "true"}},
+               {{"codes for values", rename("dqweight", "qweight"), "pseudoquantization true"},
+                {"a NaN value", Write("dqweight", kNan), "row 0, block 0"},
+                {"a value between", Write("dqweight", {0, 0, 0x80, 0x3f, 0x7b, 0x14, 0x2e, 0x3e}),
+                 "row 0, block 0"},
+                {"codes' type", Replace("dqweight", DType::kU8, {8, 64}), "found U8"}});
+  CheckRefused("fp_quant", {{"store_master_weights", "true"}},
+               {{"no weights", Remove("weight"), "missing"},
+                {"a NaN weight", Write("weight", kNan), "not a finite number"}});
+}
+
 TEST(BrokenTensors, BitNet) {
   CheckRefused("bitnet", {{"use_rms_norm", "true"}},
                {{"no scale", Remove("weight_scale"), "missing"},

@@ -51,6 +51,7 @@ TEST_F(StoppedSolversTest, OfMethods) {
       {"hqq", {}},
       {"sinq", {}},
       {"fouroversix", {}},
+      {"fp_quant", {}},
       {"higgs", {}},
       {"torchao",
        {{"quant_type", "IntxWeightOnlyConfig"},
