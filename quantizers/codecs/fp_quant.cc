@@ -150,8 +150,8 @@ absl::Status FpQuantCodec::ReadRotation(const ModuleTensors& tensors, RotatedFp4
   ASSIGN_OR_RETURN(rotation, ReadFiniteFloats(tensors, kForward, kFloats, Shape{size, size}));
   ASSIGN_OR_RETURN(const Tensor forward, tensors.Read(kForward));
   Mark(MatrixName(), forward.dtype, out);
-  ASSIGN_OR_RETURN(const Tensor backward,
-                   ReadTensor(tensors, kBackward, kFloats, Shape{size, size}));
+  RETURN_IF_ERROR(ReadFiniteFloats(tensors, kBackward, kFloats, Shape{size, size}).status());
+  ASSIGN_OR_RETURN(const Tensor backward, tensors.Read(kBackward));
   if (backward.dtype != forward.dtype || backward.bytes != forward.bytes) {
     KeepTensor(kBackward, backward, &out->attributes);
   }

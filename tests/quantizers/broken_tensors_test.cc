@@ -294,6 +294,7 @@ TEST(BrokenTensors, FpQuant) {
        {"a NaN scale", Write("scales", {0x7f}), "row 0, block 0"},
        {"a small rotation", Replace(rotation, DType::kF32, {8, 8}), "[16, 16]"},
        {"a NaN rotation", Write(rotation, kNan), "not a finite number"},
+       {"a NaN for gradients", Write("backward_hadamard_matrix", kNan), "not a finite number"},
        {"scale 0", Replace("weight_global_scale", DType::kF32, {1}), "positive"},
        {"a NaN scale of inputs", Write("act_global_scale", kNan), "positive"},
        {"two scales", Replace("weight_global_scale", DType::kF32, {2}), "one positive number"},
