@@ -243,6 +243,7 @@ TEST(FpQuant, FindsScalesOfOtherPrograms) {
 TEST(FpQuant, HardValuesGiveFiniteNumbers) {
   std::vector<float> values(4 * 128, 3.3e38f);
   for (int i = 0; i < 128; ++i) {
+    if (i % 64 >= 32) values[i] = -3.3e38f;
     values[128 + i] = 1e-39f * static_cast<float>(i);
     values[256 + i] = i % 2 == 0 ? 3e38f : -3e38f;
     values[384 + i] = i == 5 ? 1e30f : 1e-30f;
@@ -259,7 +260,12 @@ TEST(FpQuant, HardValuesGiveFiniteNumbers) {
         const TensorMap stored = QuantizeAndEncode(*recipe, weight);
         const auto decoded = CodecOf(*recipe)->Decode(MemoryModule(stored));
         ASSERT_TRUE(decoded.ok()) << decoded.status();
-        for (const float value : Dequantize(*decoded)) ASSERT_TRUE(std::isfinite(value));
+        const std::vector<float> found = Dequantize(*decoded);
+        for (const float value : found) ASSERT_TRUE(std::isfinite(value));
+        // 32 numbers and the same less than zero: nothing is left, though sums overflow on the way.
+        if (transform == "hadamard") {
+          EXPECT_EQ(found[0], 0);
+        }
       }
     }
   }
