@@ -1,6 +1,7 @@
 #include "core/hadamard.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace quantd {
@@ -25,6 +26,17 @@ void RotateByHadamard(float* values, int64_t count, int64_t size) {
     HadamardTransform(values + begin, size);
     for (int64_t i = 0; i < size; ++i) values[begin + i] *= norm;
   }
+}
+
+std::optional<float> HadamardFactor(std::span<const float> matrix, int64_t size) {
+  if (matrix.empty() || matrix[0] == 0) return std::nullopt;
+  for (int64_t row = 0; row < size; ++row) {
+    for (int64_t column = 0; column < size; ++column) {
+      const bool odd = std::popcount(static_cast<uint64_t>(row & column)) % 2 == 1;
+      if (matrix[row * size + column] != (odd ? -matrix[0] : matrix[0])) return std::nullopt;
+    }
+  }
+  return matrix[0];
 }
 
 void MultiplyByMatrix(const float* from, int64_t count, const float* matrix, int64_t size,

@@ -4,6 +4,8 @@
 #define QUANTD_CORE_HADAMARD_H_
 
 #include <cstdint>
+#include <optional>
+#include <span>
 
 namespace quantd {
 
@@ -13,6 +15,10 @@ void HadamardTransform(float* values, int64_t size);
 // The same on each run of `size` values, divided by sqrt(size): a rotation that is its own inverse.
 // `size` divides `count`.
 void RotateByHadamard(float* values, int64_t count, int64_t size);
+
+// The number by which the matrix [size, size] is a multiple of H; nullopt when it is none, or
+// empty.
+std::optional<float> HadamardFactor(std::span<const float> matrix, int64_t size);
 
 // Each run x of `size` values becomes x M, or x M^T, for a matrix M [size, size] of any kind. Sums
 // go along x, one product after the other. `to` is not `from`; `size` divides `count`.

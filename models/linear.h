@@ -14,13 +14,6 @@
 
 namespace quantd {
 
-// The same matrix as a weight whose input needs no transform and that has no outliers: what
-// Backend::Pack takes. A column permutation is undone in the codes where every block stays a block
-// (one block per row, or blocks moved as a whole); otherwise, and for channel scales, rotations and
-// outliers, the result is dense: [rows, cols] in `dequantized_dtype` for permutations, else F32.
-// (Linear takes from the weight before what it can do to the inputs instead.)
-Weight WithoutInputTransform(Weight weight);
-
 // Uploads `values` as one row of constants.
 absl::StatusOr<std::unique_ptr<DeviceArray>> UploadRow(Backend& backend,
                                                        std::span<const float> values);

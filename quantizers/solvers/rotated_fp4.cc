@@ -1,7 +1,6 @@
 #include "quantizers/solvers/rotated_fp4.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -91,10 +90,8 @@ std::vector<float> FpQuantRotation(const std::string& transform, int64_t size, D
   if (transform == "identity") return {};
   std::vector<float> signs(static_cast<size_t>(size * size));
   for (int64_t row = 0; row < size; ++row) {
-    for (int64_t column = 0; column < size; ++column) {
-      const bool odd = std::popcount(static_cast<uint64_t>(row & column)) % 2 == 1;
-      signs[row * size + column] = odd ? -1.0f : 1.0f;
-    }
+    signs[row * size + row] = 1;
+    HadamardTransform(&signs[row * size], size);
   }
   const auto entry = RoundTo(dtype, static_cast<float>(1.0 / std::sqrt(static_cast<double>(size))));
   std::vector<float> rotation(signs.size());

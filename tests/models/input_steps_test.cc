@@ -108,6 +108,27 @@ TEST_P(InputStepsOf, RotatedWeightsStayPacked) {
   }
 }
 
+// 0.1767578125 is bfloat16's 1 / sqrt(32).
+TEST_P(InputStepsOf, MultiplesOfTheHadamardMatrixAreRotationsToo) {
+  for (const float factor : {0.1767578125f, -3.0f}) {
+    SCOPED_TRACE(factor);
+    std::vector<QuantizedTensor> parts = {FourBit(48, 256, 1), FourBit(16, 256, 2)};
+    for (QuantizedTensor& part : parts) {
+      part.input.hadamard_size = 32;
+      part.input.rotation.assign(32 * 32, 0.0f);
+      for (int i = 0; i < 32; ++i) {
+        part.input.rotation[i * 33] = factor;
+        HadamardTransform(&part.input.rotation[i * 32], 32);
+      }
+    }
+    EXPECT_EQ(HadamardFactor(parts[0].input.rotation, 32), factor);
+    ExpectSameMeaning(parts, 1);
+    parts[1].input.rotation[5] = 0;
+    EXPECT_EQ(HadamardFactor(parts[1].input.rotation, 32), std::nullopt);
+    ExpectSameMeaning(parts, 2);
+  }
+}
+
 // FP-Quant's, which need be neither orthogonal nor symmetric.
 TEST_P(InputStepsOf, WeightsRotatedByMatricesStayPacked) {
   for (const int size : {16, 128}) {

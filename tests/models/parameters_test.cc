@@ -8,7 +8,7 @@
 #include "memory_source.h"
 #include "models/architectures/decoder.h"
 #include "models/architectures/rope.h"
-#include "models/linear.h"
+#include "models/input_transform.h"
 
 namespace quantd {
 namespace {
