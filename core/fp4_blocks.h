@@ -18,8 +18,9 @@ struct Fp4Blocks {
   };
   Scale scale = Scale::kNone;
   float global_scale = 1;
-  // As the tensor cores' conversion rounds, whose zeros keep the value's sign. Else as the Triton
-  // kernels compare: ties go to zero, and what is not positive rounds to minus zero.
+  // As QuTLASS computes, with the tensor cores' conversion, whose zeros keep the value's sign; its
+  // approximate reciprocals (1 ulp) are exact here. Else as the Triton kernels compare: ties go
+  // towards zero, and what is not positive rounds to minus zero.
   bool half_to_even = false;
 
   bool any() const { return scale != Scale::kNone; }

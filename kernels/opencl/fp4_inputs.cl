@@ -29,7 +29,7 @@ float ToE4M3(float value) {
   return rint(value / step) * step;
 }
 
-// FLAG_EVEN: ties go to the even code, else to the lower one.
+// Ties go to the even code, or to the lower one.
 float ToE2M1(float x, int even) {
   const float a = fabs(x);
   const float magnitude =

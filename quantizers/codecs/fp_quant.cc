@@ -161,6 +161,9 @@ absl::Status FpQuantCodec::ReadRotation(const ModuleTensors& tensors, RotatedFp4
   return absl::OkStatus();
 }
 
+// Padded scales are read by rows and columns, as upstream's products read them. (Its kernels before
+// QuTLASS' swizzled scales write them one after the other: the same unless a row's blocks are no
+// multiple of 4, where upstream does not find its own scales.)
 absl::Status FpQuantCodec::DecodeScales(const ModuleTensors& tensors, QuantizedTensor* out) const {
   const int64_t blocks = out->block_columns();
   const Shape tiles = {RoundUp(out->rows, kTileRows), RoundUp(blocks, kTileBlocks)};

@@ -5,7 +5,9 @@
 // are quantized whenever they are used.
 //
 // The Triton kernels' results are proven against the package. QuTLASS needs a Blackwell GPU: of it,
-// the arithmetic and the order of codes and scales are read from its source (epilogue_quant.h).
+// the arithmetic and the order of codes and scales are read from its source (epilogue_quant.h). Not
+// copied: upstream scales QuTLASS' products by 1 / (weight_global_scale * act_global_scale) in
+// bfloat16, which is 0.2 % more than 1/9, and adds biases of pseudoquantized layers twice.
 #ifndef QUANTD_QUANTIZERS_CODECS_FP_QUANT_H_
 #define QUANTD_QUANTIZERS_CODECS_FP_QUANT_H_
 
