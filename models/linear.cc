@@ -142,12 +142,11 @@ absl::StatusOr<Linear> Linear::Load(const ModelSource& source, Backend& backend,
   bool run_counts = false;
   int64_t run_rows = 0;
   const auto finish_run = [&]() -> absl::Status {
-    ASSIGN_OR_RETURN(Piece piece, PackPiece(backend, run_input, std::move(run), options));
+    ASSIGN_OR_RETURN(Piece piece, PackPiece(backend, run_input, std::exchange(run, {}), options));
     piece.first_row = linear.rows_;
     piece.int8_counts = run_counts;
     linear.pieces_.push_back(std::move(piece));
     linear.rows_ += run_rows;
-    run.clear();
     run_rows = 0;
     return absl::OkStatus();
   };
