@@ -136,7 +136,7 @@ std::vector<NamedTensor> KeptTensors(const std::map<std::string, std::string>& a
     }
     const std::string bytes = absl::HexStringToBytes(parts[2]);
     tensor.bytes.resize(bytes.size());
-    std::memcpy(tensor.bytes.data(), bytes.data(), bytes.size());
+    if (!bytes.empty()) std::memcpy(tensor.bytes.data(), bytes.data(), bytes.size());
     kept.push_back({key.substr(kKept.size()), std::move(tensor)});
   }
   return kept;
