@@ -208,8 +208,9 @@ void ChoosePacking(const std::string& format, AutoRoundOptions* options) {
 // auto-round-light and auto-round-best, what the command line of that name sets.
 void ApplyPreset(const Options& given, AutoRoundOptions* options) {
   const std::string& preset = given.String("preset");
-  if (preset == "light" && !given.IsSet("iters")) options->training.iters = 50;
-  if (preset == "light" && !given.IsSet("lr")) options->training.lr = 5e-3;
+  const bool is_light = preset == "light" || preset == "fast";
+  if (is_light && !given.IsSet("iters")) options->training.iters = 50;
+  if (is_light && !given.IsSet("lr")) options->training.lr = 5e-3;
   if (preset == "best" && !given.IsSet("iters")) options->training.iters = 1000;
   if (preset == "best" && !given.IsSet("nsamples")) options->calibration.nsamples = 512;
 }
@@ -291,8 +292,8 @@ std::vector<OptionSpec> AutoRoundOptionSpecs() {
       {"preset",
        Type::kString,
        "default",
-       "light: 50 iters at lr 0.005; best: 1000 iters on 512 samples",
-       {"default", "light", "best"}},
+       "light, or fast: 50 iters at lr 0.005; best: 1000 iters on 512 samples",
+       {"default", "light", "fast", "best"}},
       {"nsamples", Type::kInt, "128", "calibration sequences", {}},
       {"seqlen", Type::kInt, "2048", "tokens of a calibration sequence", {}},
       {"batch_size", Type::kInt, "8", "sequences per step", {}},

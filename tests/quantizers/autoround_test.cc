@@ -275,6 +275,20 @@ TEST(AutoRoundMethod, WritesTheConfigsOfAutoRound) {
   EXPECT_EQ(ConfigOf({{"iters", "0"}})["enable_quanted_input"], false);
 }
 
+TEST(AutoRoundMethod, PresetsSetWhatIsNotGiven) {
+  const auto steps = [](const std::string& preset, std::map<std::string, std::string> options) {
+    options["preset"] = preset;
+    return ConfigOf(options).value("iters", 200);
+  };
+  EXPECT_EQ(steps("default", {}), 200);
+  EXPECT_EQ(steps("light", {}), 50);
+  EXPECT_EQ(steps("fast", {}), 50);
+  EXPECT_EQ(steps("best", {}), 1000);
+  EXPECT_EQ(steps("best", {{"iters", "7"}}), 7);
+  const auto best = MakeRecipe("autoround", {{"preset", "best"}});
+  EXPECT_EQ((*best)->calibration()->nsamples, 512);
+}
+
 // What is exported for GPTQ and AWQ reads back as such.
 TEST(AutoRoundMethod, ExportsAreReadByTheirOwnCodecs) {
   std::vector<float> values;
