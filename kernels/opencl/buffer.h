@@ -79,6 +79,7 @@ class Queue {
     RETURN_IF_ERROR(lost_);
     cl_uint index = 0;
     cl_int error = CL_SUCCESS;
+    // A cl_mem is a pointer, and is passed as one: NOLINTNEXTLINE(bugprone-sizeof-expression)
     ((error = error != CL_SUCCESS ? error : clSetKernelArg(kernel, index++, sizeof(args), &args)),
      ...);
     if (error != CL_SUCCESS) return Check(error, "set a kernel's arguments", ClPhase::kSubmit);

@@ -27,7 +27,7 @@ std::function<void(TensorMap&)> Replace(const std::string& name, DType dtype, Sh
 // Overwrites the first bytes.
 std::function<void(TensorMap&)> Write(const std::string& name, std::vector<uint8_t> bytes) {
   return [=](TensorMap& tensors) {
-    for (size_t i = 0; i < bytes.size(); ++i) tensors[name].bytes[i] = std::byte{bytes[i]};
+    for (size_t i = 0; i < bytes.size(); ++i) tensors.at(name).bytes.at(i) = std::byte{bytes[i]};
   };
 }
 std::function<void(TensorMap&)> Text(const std::string& name, const std::string& text) {
@@ -296,7 +296,7 @@ TEST(BrokenTensors, FpQuant) {
        {"a NaN rotation", Write(rotation, kNan), "not a finite number"},
        {"a NaN for gradients", Write("backward_hadamard_matrix", kNan), "not a finite number"},
        {"scale 0", Replace("weight_global_scale", DType::kF32, {1}), "positive"},
-       {"a NaN scale of inputs", Write("act_global_scale", kNan), "positive"},
+       {"a NaN scale of inputs", Write("act_global_scale", {0xc0, 0x7f}), "positive"},
        {"two scales", Replace("weight_global_scale", DType::kF32, {2}), "one positive number"},
        {"weights as well", Replace("weight", DType::kF32, {8, 64}), "weight"}});
   CheckRefused("fp_quant", {{"forward_dtype", "mxfp4"}},
