@@ -125,7 +125,11 @@ void SignRoundTuner::Step(std::span<float> gradient, float rate, float range_rat
 }
 
 void SignRoundTuner::Keep() {
-  best_rounding_ = rounding_;
+  best_rounding_.resize(rounding_.size());
+  const auto copy = [&](int64_t row) {
+    std::copy_n(rounding_.data() + row * cols_, cols_, best_rounding_.data() + row * cols_);
+  };
+  ParallelFor(rows_, copy, static_cast<double>(cols_) * 5e-10);
   best_min_scale_ = min_scale_;
   best_max_scale_ = max_scale_;
 }
