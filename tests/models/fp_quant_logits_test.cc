@@ -4,8 +4,10 @@
 
 #include <cmath>
 #include <filesystem>
+#include <span>
 
 #include "core/float_types.h"
+#include "kernels/backend.h"
 #include "models/model.h"
 #include "quantizers/pipeline.h"
 #include "tests/quantizers/golden.h"
@@ -23,6 +25,13 @@ std::vector<std::string> Variants() {
   const nlohmann::json meta = ReadJson(Folder() + "/meta.json");
   for (const auto& [name, config] : meta["quantization_configs"].items()) names.push_back(name);
   return names;
+}
+
+// Those of this machine.
+std::vector<std::string> Devices() {
+  std::vector<std::string> devices = {"cpu"};
+  if (CreateBackend("opencl").ok()) devices.push_back("opencl");
+  return devices;
 }
 
 class FpQuantLogits : public testing::TestWithParam<std::string> {
@@ -55,18 +64,25 @@ class FpQuantLogits : public testing::TestWithParam<std::string> {
     return QuantizeCheckpoint(root_, "tiny", **recipe, {.name = name}, control).status();
   }
 
-  // Of the last tokens, relative to upstream's; -1 where the device is not there.
-  double Distance(const std::string& name, const LoadOptions& options) {
+  std::vector<float> Logits(const std::string& name, const LoadOptions& options,
+                            const std::vector<int32_t>& ids) {
     auto source = OpenModelSource(root_, name);
     EXPECT_TRUE(source.ok()) << source.status();
     const auto model = Model::Load(*std::move(source), options);
-    if (!model.ok() && options.device != "cpu") return -1;
     EXPECT_TRUE(model.ok()) << model.status();
-    const auto logits = (*model)->Logits({ids_});
+    if (!model.ok()) return {};
+    const auto logits = (*model)->Logits({ids});
     EXPECT_TRUE(logits.ok()) << logits.status();
+    return logits.ok() ? *logits : std::vector<float>();
+  }
+
+  // Of the last tokens, relative to upstream's; infinite where there are none.
+  double Distance(const std::string& name, const LoadOptions& options) {
+    const std::vector<float> logits = Logits(name, options, ids_);
     const std::vector<float> expected =
         Golden(options.quantize_activations ? ".logits" : ".weights_only");
-    return Relative(logits->data() + logits->size() - expected.size(), expected);
+    if (logits.size() < expected.size()) return INFINITY;
+    return Relative(logits.data() + logits.size() - expected.size(), expected);
   }
 
   std::vector<float> Golden(const char* what) const {
@@ -76,7 +92,7 @@ class FpQuantLogits : public testing::TestWithParam<std::string> {
     return values;
   }
 
-  static double Relative(const float* found, const std::vector<float>& expected) {
+  static double Relative(const float* found, std::span<const float> expected) {
     double error = 0, norm = 0;
     for (size_t i = 0; i < expected.size(); ++i) {
       error += std::pow(found[i] - expected[i], 2);
@@ -101,18 +117,40 @@ class FpQuantLogits : public testing::TestWithParam<std::string> {
 // is none on these tokens, with those of OpenCL one.
 TEST_P(FpQuantLogits, ExactComputeIsUpstreams) {
   ASSERT_TRUE(Quantize("pseudo").ok());
-  for (const std::string device : {"cpu", "opencl"}) {
+  for (const std::string& device : Devices()) {
     SCOPED_TRACE(device);
     EXPECT_LT(Distance("pseudo", Exact(false, device)), 1e-3);
     EXPECT_LT(Distance("pseudo", Exact(true, device)), device == "cpu" ? 1e-3 : 0.15);
   }
 }
 
+// One in some hundreds of tokens has an input that crosses to another code (3 of 1152, measured),
+// and those behind it in its sequence attend to it; a device that rounds otherwise moves them all.
+TEST_P(FpQuantLogits, DevicesRoundAlike) {
+  if (Devices().size() == 1) GTEST_SKIP() << "no OpenCL device";
+  ASSERT_TRUE(Quantize("pseudo").ok());
+  int tokens = 0, alike = 0;
+  for (int32_t sequence = 1; sequence <= 4; ++sequence) {
+    std::vector<int32_t> ids;
+    for (int32_t i = 0; i < 24; ++i) ids.push_back((sequence * 7919 + i * (104729 + i)) % 512);
+    const std::vector<float> cpu = Logits("pseudo", Exact(true, "cpu"), ids),
+                             device = Logits("pseudo", Exact(true, "opencl"), ids);
+    ASSERT_EQ(cpu.size(), device.size());
+    const size_t width = cpu.size() / ids.size();
+    for (size_t at = 0; at < cpu.size(); at += width) {
+      ++tokens;
+      alike += Relative(device.data() + at, std::span(cpu).subspan(at, width)) < 1e-3;
+    }
+  }
+  EXPECT_EQ(tokens, 96);
+  EXPECT_GE(alike, 72);
+}
+
 // Codes for QuTLASS, whose ties go elsewhere; and packed weights.
 TEST_P(FpQuantLogits, CodesMeanTheSame) {
   config_["pseudoquantization"] = false;
   ASSERT_TRUE(Quantize("codes").ok());
-  for (const std::string device : {"cpu", "opencl"}) {
+  for (const std::string& device : Devices()) {
     SCOPED_TRACE(device);
     EXPECT_LT(Distance("codes", Exact(false, device)), 3e-2);
     EXPECT_LT(Distance("codes", {.device = device}), 5e-2);
