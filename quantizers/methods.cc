@@ -87,13 +87,14 @@ absl::StatusOr<std::unique_ptr<Recipe>> MakeRecipe(
 }
 
 absl::StatusOr<std::unique_ptr<Recipe>> RecipeFromConfig(const std::string& quantization_config) {
-  ASSIGN_OR_RETURN(const std::string name, QuantMethodOf(quantization_config));
+  ASSIGN_OR_RETURN(const std::string config, QuantizationConfigIn(quantization_config));
+  ASSIGN_OR_RETURN(const std::string name, QuantMethodOf(config));
   ASSIGN_OR_RETURN(const Method* row, FindMethod(name));
   if (row->from_config == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("quant_method \"", name, "\" has no quantization_config; use its options"));
   }
-  return row->from_config(quantization_config);
+  return row->from_config(config);
 }
 
 }  // namespace quantd

@@ -120,8 +120,10 @@ int ExitCodeFor(const absl::Status& status) {
 
 void RecipeFlags::AddTo(CLI::App& verb, const char* method_flag) {
   verb.add_option(method_flag, method, "method, see `quantctl methods`");
-  verb.add_option("--quantization-config", config_file,
-                  "upstream quantization_config as a JSON file, instead of a method");
+  verb.add_option(
+      "--quantization-config", config_file,
+      "upstream quantization_config (config.json, quanto_qmap.json) as a JSON file, instead of "
+      "a method");
   verb.add_option("--bits", bits, "bits per weight, where the method has a choice");
   verb.add_option("--group-size", group_size, "elements that share a scale; -1: the whole row");
   verb.add_option("--set", set, "method option as key=value; repeatable")->allow_extra_args(false);

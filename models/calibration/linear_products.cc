@@ -66,6 +66,7 @@ void LinearProducts::SetRounding(std::optional<ProductRounding> rounding) {
   layouts_.clear();
   waiting_.clear();
   waiting_bytes_ = 0;
+  pool_ = {};
 }
 
 void LinearProducts::Forget(const std::string& module) {

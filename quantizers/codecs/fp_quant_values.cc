@@ -11,7 +11,6 @@
 namespace quantd {
 namespace {
 
-constexpr std::array<float, 8> kMagnitudes = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
 // What a block's largest value is likely to stand for, the likeliest first: all of up to 3 times a
 // scale is also of up to 6 times half of it.
 constexpr std::array<float, 7> kTopsOfMax = {6, 4, 3, 2, 1.5f, 1, 0.5f};
@@ -69,7 +68,7 @@ class BlockRecovery {
       const double value = std::abs(values[i]);
       if (value == 0) continue;
       const double half = std::ldexp(0.5, std::max(std::ilogb(value) - bits, least));
-      const double factor = static_cast<double>(kMagnitudes[codes[i] & 7]) * post_scale_;
+      const double factor = static_cast<double>(FloatFromE2M1(codes[i] & 7)) * post_scale_;
       allowed.low = std::max(allowed.low, (value - half) / factor);
       allowed.high = std::min(allowed.high, (value + half) / factor);
     }

@@ -14,6 +14,11 @@ namespace quantd {
 // when there is none.
 absl::StatusOr<std::string> QuantMethodOf(const std::string& json);
 
+// The quantization_config in a document of upstream's (JSON text): itself, the one in a model's
+// config.json, or what a file means that names no quant_method and is told by its keys:
+// quanto_qmap.json, AutoGPTQ's quantize_config.json, AutoAWQ's quant_config.json.
+absl::StatusOr<std::string> QuantizationConfigIn(const std::string& json);
+
 // INVALID_ARGUMENT naming a pattern of the list `key` that RE2 refuses or that is too large.
 absl::Status CheckSkipPatterns(const std::vector<std::string>& patterns, absl::string_view key);
 

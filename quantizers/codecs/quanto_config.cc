@@ -60,6 +60,13 @@ absl::Status ReadMap(const nlohmann::json& map, QuantoConfig* config) {
   return absl::OkStatus();
 }
 
+// `map` is JSON text.
+std::string MapConfig(const std::string& map) {
+  return nlohmann::json{{"quant_method", "quanto"},
+                        {"quantization_map", nlohmann::json::parse(map)}}
+      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 absl::Status ReadShape(ConfigFields& fields, std::optional<Shape>* shape) {
   if (!fields.Has("shape")) return absl::OkStatus();
   const nlohmann::json& value = fields.Raw("shape");
@@ -105,6 +112,9 @@ absl::StatusOr<QuantoConfig> ParseQuantoConfig(const std::string& json) {
 }
 
 std::string WriteQuantoConfig(const QuantoConfig& config) {
+  if (config.modules) {
+    return MapConfig(WriteQuantoMap({config.modules->begin(), config.modules->end()}));
+  }
   absl::string_view weights = config.weights->name.substr(1);
   if (weights == "float8_e4m3fn") weights = "float8";  // Transformers' name
   nlohmann::json json = {{"quant_method", "quanto"},
@@ -119,15 +129,14 @@ std::string WriteQuantoConfig(const QuantoConfig& config) {
 }
 
 absl::StatusOr<std::string> QuantoConfigOfMap(const std::string& map_json) {
-  ASSIGN_OR_RETURN(nlohmann::json map, ParseStrictJsonObject(map_json, "quanto_qmap.json"));
-  return nlohmann::json{{"quant_method", "quanto"}, {"quantization_map", std::move(map)}}.dump(
-      -1, ' ', false, nlohmann::json::error_handler_t::replace);
+  RETURN_IF_ERROR(ParseStrictJsonObject(map_json, "quanto_qmap.json").status());
+  return MapConfig(map_json);
 }
 
-std::string WriteQuantoMap(const std::vector<std::string>& modules, const QuantoType& weights) {
+std::string WriteQuantoMap(const std::vector<std::pair<std::string, const QuantoType*>>& modules) {
   nlohmann::ordered_json map = nlohmann::ordered_json::object();
-  for (const std::string& module : modules) {
-    map[module] = {{"weights", std::string(weights.name)}, {"activations", "none"}};
+  for (const auto& [module, type] : modules) {
+    map[module] = {{"weights", std::string(type->name)}, {"activations", "none"}};
   }
   return map.dump(4);
 }

@@ -25,7 +25,7 @@ struct QuantoType {
 const QuantoType* FindQuantoType(absl::string_view name);
 
 struct QuantoConfig {
-  const QuantoType* weights = nullptr;  // of all modules; with a map, of none
+  const QuantoType* weights = nullptr;  // of all modules; null with a map
   std::optional<std::vector<std::string>> modules_to_not_convert;
   // What quanto_qmap.json says: the quantized modules and their types.
   std::optional<std::map<std::string, const QuantoType*, std::less<>>> modules;
@@ -41,8 +41,8 @@ std::string WriteQuantoConfig(const QuantoConfig& config);
 
 // The config under which a checkpoint with this quanto_qmap.json (JSON text) is read.
 absl::StatusOr<std::string> QuantoConfigOfMap(const std::string& map_json);
-// quanto_qmap.json for these modules.
-std::string WriteQuantoMap(const std::vector<std::string>& modules, const QuantoType& weights);
+// quanto_qmap.json for these modules and their types, in this order.
+std::string WriteQuantoMap(const std::vector<std::pair<std::string, const QuantoType*>>& modules);
 
 }  // namespace quantd
 

@@ -54,18 +54,16 @@ class QuantoScheme : public Scheme {
 class QuantoRecipe : public Recipe {
  public:
   QuantoRecipe(QuantoConfig config, NamePatterns patterns)
-      : config_(std::move(config)),
-        patterns_(std::move(patterns)),
-        scheme_(*config_.weights),
-        codec_(config_, ModelConfig()) {}
+      : config_(std::move(config)), patterns_(std::move(patterns)), codec_(config_, ModelConfig()) {
+    if (config_.weights != nullptr) schemes_.emplace(config_.weights, *config_.weights);
+    if (!config_.modules) return;
+    for (const auto& [module, type] : *config_.modules) schemes_.emplace(type, *type);
+  }
 
   absl::string_view method() const override { return "quanto"; }
   const Scheme* SchemeFor(const ModuleInfo& module, const ModelConfig&) const override {
-    if (!module.is_linear) return nullptr;
-    const bool own_rules = patterns_.include || patterns_.exclude;
-    const bool kept = own_rules ? !patterns_.Select(module.name)
-                                : IsSkipped(module, config_.modules_to_not_convert);
-    return kept ? nullptr : &scheme_;
+    const QuantoType* type = TypeOf(module);
+    return type == nullptr ? nullptr : &schemes_.at(type);
   }
   const Codec* codec() const override { return &codec_; }
   std::string QuantizationConfig(const ModelConfig&) const override {
@@ -74,21 +72,37 @@ class QuantoRecipe : public Recipe {
   // A matrix outside a model needs its shape; checkpoints have ConfigFiles.
   std::string QuantizationConfigFor(const ModelConfig&,
                                     const std::vector<ModuleInfo>& modules) const override {
+    if (modules.size() != 1) return WriteQuantoConfig(config_);
     QuantoConfig config = config_;
-    if (modules.size() == 1) config.shape = {modules[0].rows, modules[0].cols};
+    config.weights = TypeOf(modules[0]);
+    config.modules.reset();
+    config.shape = {modules[0].rows, modules[0].cols};
     return WriteQuantoConfig(config);
   }
   std::map<std::string, std::string> ConfigFiles(
       const std::vector<ModuleInfo>& modules) const override {
-    std::vector<std::string> names;
-    for (const ModuleInfo& module : modules) names.push_back(module.name);
-    return {{"quanto_qmap.json", WriteQuantoMap(names, *config_.weights)}};
+    std::vector<std::pair<std::string, const QuantoType*>> types;
+    for (const ModuleInfo& module : modules) types.emplace_back(module.name, TypeOf(module));
+    return {{"quanto_qmap.json", WriteQuantoMap(types)}};
   }
 
  private:
+  // Null: the module is kept.
+  const QuantoType* TypeOf(const ModuleInfo& module) const {
+    if (!module.is_linear) return nullptr;
+    if (config_.modules) {
+      const auto found = config_.modules->find(module.name);
+      return found == config_.modules->end() ? nullptr : found->second;
+    }
+    const bool own_rules = patterns_.include || patterns_.exclude;
+    const bool kept = own_rules ? !patterns_.Select(module.name)
+                                : IsSkipped(module, config_.modules_to_not_convert);
+    return kept ? nullptr : config_.weights;
+  }
+
   QuantoConfig config_;
   NamePatterns patterns_;
-  QuantoScheme scheme_;
+  std::map<const QuantoType*, QuantoScheme> schemes_;
   QuantoCodec codec_;
 };
 
@@ -126,11 +140,6 @@ absl::StatusOr<std::unique_ptr<Recipe>> FromOptions(const Options& options) {
 
 absl::StatusOr<std::unique_ptr<Recipe>> FromConfig(const std::string& json) {
   ASSIGN_OR_RETURN(QuantoConfig config, ParseQuantoConfig(json));
-  if (config.weights == nullptr) {
-    return absl::InvalidArgumentError(
-        "quantization_config.quantization_map describes a quantized checkpoint; to quantize one, "
-        "give `weights`");
-  }
   config.shape.reset();
   return std::make_unique<QuantoRecipe>(std::move(config), NamePatterns());
 }

@@ -10,35 +10,19 @@ namespace {
 
 using testing::HasSubstr;
 
-class FourOverSixGolden : public testing::TestWithParam<std::string> {
+class FourOverSixGolden : public GoldenVariant {
  protected:
-  std::string Folder() const { return GoldenRoot() + "/fouroversix/" + GetParam(); }
-  TensorMap Read(const std::string& file) const {
-    return ReadSafetensors(Folder() + "/" + file + ".safetensors");
-  }
-  std::string Config() const {
-    return ReadJson(Folder() + "/meta.json")["quantization_config"].dump();
-  }
+  FourOverSixGolden() : GoldenVariant("fouroversix") {}
 };
 
-TEST_P(FourOverSixGolden, QuantizesToUpstreamsBytes) {
-  const auto recipe = *RecipeFromConfig(Config());
-  EXPECT_EQ(Difference(QuantizeAndEncode(*recipe, Read("input")["weight"]), Read("quantized")), "");
-}
+TEST_P(FourOverSixGolden, QuantizesToUpstreamsBytes) { ExpectQuantizesToUpstreamsBytes(); }
 
 TEST_P(FourOverSixGolden, DecodesAndEncodesToTheSameBytes) {
-  const TensorMap stored = Read("quantized");
-  const auto codec = *CodecFor(ConfigWith(Config(), DType::kBF16));
-  const MemoryModule module(stored);
-  ASSERT_TRUE(codec->IsQuantized(module));
-  EXPECT_EQ(codec->WeightTensors(module).size(), stored.size());
-  auto decoded = codec->Decode(module);
-  ASSERT_TRUE(decoded.ok()) << decoded.status();
-  ASSERT_TRUE(Validate(*decoded).ok());
-  EXPECT_EQ(Difference(MemoryModule::ToMap(*codec->Encode(*decoded)), stored), "");
+  QuantizedTensor decoded;
+  ASSERT_NO_FATAL_FAILURE(DecodeAndEncode(DType::kBF16, &decoded));
   // Upstream casts MXFP4's float16 products, which bfloat16 holds.
-  decoded->dequantized_dtype = DType::kBF16;
-  EXPECT_EQ(DequantizedDifference(*decoded, Read("expected")["weight_dequantized"]), "");
+  decoded.dequantized_dtype = DType::kBF16;
+  EXPECT_EQ(DequantizedDifference(decoded, Read("expected")["weight_dequantized"]), "");
 }
 
 INSTANTIATE_TEST_SUITE_P(Upstream, FourOverSixGolden,

@@ -38,33 +38,17 @@ std::unique_ptr<Codec> CodecOf(const Recipe& recipe) {
   return *CodecFor(ConfigWith(recipe.QuantizationConfig({}), DType::kBF16));
 }
 
-class FpQuantGolden : public testing::TestWithParam<std::string> {
+class FpQuantGolden : public GoldenVariant {
  protected:
-  TensorMap Read(const std::string& file) const {
-    return ReadSafetensors(Folder() + "/" + file + ".safetensors");
-  }
-  std::string Config() const {
-    return ReadJson(Folder() + "/meta.json")["quantization_config"].dump();
-  }
-  std::string Folder() const { return GoldenRoot() + "/fp_quant/" + GetParam(); }
+  FpQuantGolden() : GoldenVariant("fp_quant") {}
 };
 
-TEST_P(FpQuantGolden, QuantizesToUpstreamsBytes) {
-  const auto recipe = *RecipeFromConfig(Config());
-  EXPECT_EQ(Difference(QuantizeAndEncode(*recipe, Read("input")["weight"]), Read("quantized")), "");
-}
+TEST_P(FpQuantGolden, QuantizesToUpstreamsBytes) { ExpectQuantizesToUpstreamsBytes(); }
 
 TEST_P(FpQuantGolden, DecodesAndEncodesToTheSameBytes) {
-  const TensorMap stored = Read("quantized");
-  const auto codec = *CodecFor(ConfigWith(Config(), DType::kBF16));
-  const MemoryModule module(stored);
-  ASSERT_TRUE(codec->IsQuantized(module));
-  EXPECT_EQ(codec->WeightTensors(module).size(), stored.size());
-  const auto decoded = codec->Decode(module);
-  ASSERT_TRUE(decoded.ok()) << decoded.status();
-  ASSERT_TRUE(Validate(*decoded).ok()) << Validate(*decoded);
-  EXPECT_EQ(Difference(MemoryModule::ToMap(*codec->Encode(*decoded)), stored), "");
-  EXPECT_EQ(DequantizedDifference(*decoded, stored.at("dqweight")), "");
+  QuantizedTensor decoded;
+  ASSERT_NO_FATAL_FAILURE(DecodeAndEncode(DType::kBF16, &decoded));
+  EXPECT_EQ(DequantizedDifference(decoded, Read("quantized")["dqweight"]), "");
 }
 
 // The codes behind the stored values are those that were quantized, but where a block has others

@@ -1,7 +1,5 @@
 #include "tests/quantizers/golden.h"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -152,6 +150,28 @@ ModelConfig ConfigWith(const std::string& quantization_config, DType dtype) {
   config.dtype = dtype;
   config.quantization_config = quantization_config;
   return config;
+}
+
+std::string GoldenVariant::Config() const {
+  return ReadJson(folder_ + "/meta.json")["quantization_config"].dump();
+}
+
+void GoldenVariant::ExpectQuantizesToUpstreamsBytes() const {
+  const auto recipe = *RecipeFromConfig(Config());
+  EXPECT_EQ(Difference(QuantizeAndEncode(*recipe, Read("input")["weight"]), Read("quantized")), "");
+}
+
+void GoldenVariant::DecodeAndEncode(DType dtype, QuantizedTensor* decoded) const {
+  const TensorMap stored = Read("quantized");
+  const auto codec = *CodecFor(ConfigWith(Config(), dtype));
+  const MemoryModule module(stored);
+  ASSERT_TRUE(codec->IsQuantized(module));
+  EXPECT_EQ(codec->WeightTensors(module).size(), stored.size());
+  auto weight = codec->Decode(module);
+  ASSERT_TRUE(weight.ok()) << weight.status();
+  ASSERT_TRUE(Validate(*weight).ok()) << Validate(*weight);
+  EXPECT_EQ(Difference(MemoryModule::ToMap(*codec->Encode(*weight)), stored), "");
+  *decoded = *std::move(weight);
 }
 
 }  // namespace quantd

@@ -3,6 +3,8 @@
 #ifndef QUANTD_TESTS_QUANTIZERS_GOLDEN_H_
 #define QUANTD_TESTS_QUANTIZERS_GOLDEN_H_
 
+#include <gtest/gtest.h>
+
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -53,6 +55,26 @@ TensorMap QuantizeAndEncode(const Recipe& recipe, const Tensor& weight,
                             const std::string& module = "model.layers.0.mlp.up_proj");
 
 ModelConfig ConfigWith(const std::string& quantization_config, DType dtype);
+
+// A matrix that upstream quantized by a quantization_config, golden/METHOD/VARIANT; the parameter
+// is the variant.
+class GoldenVariant : public testing::TestWithParam<std::string> {
+ protected:
+  explicit GoldenVariant(const std::string& method)
+      : folder_(GoldenRoot() + "/" + method + "/" + GetParam()) {}
+
+  TensorMap Read(const std::string& file) const {
+    return ReadSafetensors(folder_ + "/" + file + ".safetensors");
+  }
+  std::string Config() const;
+  // The input gives the stored tensors.
+  void ExpectQuantizesToUpstreamsBytes() const;
+  // The stored tensors are all of one matrix, `decoded`, which is sound and gives them again.
+  void DecodeAndEncode(DType dtype, QuantizedTensor* decoded) const;
+
+ private:
+  const std::string folder_;
+};
 
 }  // namespace quantd
 

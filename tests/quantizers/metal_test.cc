@@ -10,32 +10,17 @@ namespace {
 
 using testing::HasSubstr;
 
-class MetalGolden : public testing::TestWithParam<std::string> {
+class MetalGolden : public GoldenVariant {
  protected:
-  std::string Folder() const { return GoldenRoot() + "/metal/" + GetParam(); }
-  TensorMap Read(const std::string& file) const {
-    return ReadSafetensors(Folder() + "/" + file + ".safetensors");
-  }
-  std::string Config() const {
-    return ReadJson(Folder() + "/meta.json")["quantization_config"].dump();
-  }
+  MetalGolden() : GoldenVariant("metal") {}
 };
 
-TEST_P(MetalGolden, QuantizesToUpstreamsBytes) {
-  const auto recipe = *RecipeFromConfig(Config());
-  EXPECT_EQ(Difference(QuantizeAndEncode(*recipe, Read("input")["weight"]), Read("quantized")), "");
-}
+TEST_P(MetalGolden, QuantizesToUpstreamsBytes) { ExpectQuantizesToUpstreamsBytes(); }
 
 TEST_P(MetalGolden, DecodesAndEncodesToTheSameBytes) {
-  const TensorMap stored = Read("quantized");
-  const auto codec = *CodecFor(ConfigWith(Config(), DType::kBF16));
-  const MemoryModule module(stored);
-  ASSERT_TRUE(codec->IsQuantized(module));
-  const auto decoded = codec->Decode(module);
-  ASSERT_TRUE(decoded.ok()) << decoded.status();
-  ASSERT_TRUE(Validate(*decoded).ok());
-  EXPECT_EQ(Difference(MemoryModule::ToMap(*codec->Encode(*decoded)), stored), "");
-  EXPECT_EQ(DequantizedDifference(*decoded, Read("expected")["weight_dequantized"]), "");
+  QuantizedTensor decoded;
+  ASSERT_NO_FATAL_FAILURE(DecodeAndEncode(DType::kBF16, &decoded));
+  EXPECT_EQ(DequantizedDifference(decoded, Read("expected")["weight_dequantized"]), "");
 }
 
 INSTANTIATE_TEST_SUITE_P(Upstream, MetalGolden,

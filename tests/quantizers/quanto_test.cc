@@ -179,6 +179,40 @@ TEST(Quanto, RefusesMapsThatItCannotRead) {
   EXPECT_THAT(std::string(activations.message()), HasSubstr("quantization_map.a.activations"));
 }
 
+// As its own files say: what a checkpoint's map lists, every module by its type.
+TEST(Quanto, QuantizesWhatAMapLists) {
+  const std::string map =
+      R"({"model.layers.0.mlp.up_proj": {"weights": "qint4", "activations": "none"},
+          "model.layers.0.mlp.down_proj": {"weights": "qint8", "activations": "none"},
+          "model.layers.1.mlp.up_proj": {"weights": "none", "activations": "none"}})";
+  const auto recipe = RecipeFromConfig(map);
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  const auto module = [](const std::string& name) {
+    return ModuleInfo{.name = name, .rows = 64, .cols = 128};
+  };
+  const auto scheme = [&](const std::string& name) {
+    return (*recipe)->SchemeFor(module(name), ModelConfig());
+  };
+  ASSERT_NE(scheme(kModule), nullptr);
+  EXPECT_EQ(scheme(kModule)->Describe(), "qint4 groups of up to 128");
+  const std::string down = "model.layers.0.mlp.down_proj";
+  ASSERT_NE(scheme(down), nullptr);
+  EXPECT_EQ(scheme(down)->Describe(), "qint8 rows");
+  EXPECT_EQ(scheme("model.layers.1.mlp.up_proj"), nullptr);
+  EXPECT_EQ(scheme("lm_head"), nullptr);
+
+  const auto files = (*recipe)->ConfigFiles({module(kModule), module(down)});
+  nlohmann::json listed = nlohmann::json::parse(map);
+  listed.erase("model.layers.1.mlp.up_proj");
+  EXPECT_EQ(nlohmann::json::parse(files.at("quanto_qmap.json")), listed);
+  // A matrix alone has one type.
+  const auto config =
+      ParseQuantoConfig((*recipe)->QuantizationConfigFor(ModelConfig(), {module(down)}));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->weights->name, "qint8");
+  EXPECT_EQ(config->shape, (Shape{64, 128}));
+}
+
 TEST(Quanto, OptionsMustAgree) {
   EXPECT_TRUE(MakeRecipe("quanto", {{"bits", "4"}}).ok());
   EXPECT_TRUE(MakeRecipe("quanto", {{"bits", "8"}, {"weights", "float8"}}).ok());

@@ -54,6 +54,30 @@ TEST(Registry, ConfigsOfEncodersNameWhatLoadersCannotGuess) {
   }
 }
 
+// What users have at hand is not always the bare quantization_config.
+TEST(Registry, DocumentsOfUpstreamsAreTakenAsTheyAre) {
+  const std::map<std::string, std::string> methods = {
+      {R"({"quant_method": "higgs"})", "higgs"},
+      {R"({"load_in_4bit": true})", "bitsandbytes"},
+      {R"({"model_type": "llama", "quantization_config": {"quant_method": "eetq"}})", "eetq"},
+      {R"({"lm_head": {"weights": "qint4", "activations": "none"}})", "quanto"},
+      {R"({"bits": 4, "group_size": 64, "desc_act": false})", "gptq"},
+      {R"({"zero_point": true, "q_group_size": 64, "w_bit": 4, "version": "GEMM"})", "awq"},
+  };
+  for (const auto& [document, method] : methods) {
+    const auto recipe = RecipeFromConfig(document);
+    ASSERT_TRUE(recipe.ok()) << document << ": " << recipe.status();
+    EXPECT_EQ((*recipe)->method(), method) << document;
+  }
+  for (const std::string document :
+       {"{}", "null", R"({"model_type": "llama"})", R"({"quantization_config": null})",
+        R"({"quantization_config": {}})", R"({"weights": "int4"})"}) {
+    const absl::Status status = RecipeFromConfig(document).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << document;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("quantization_config")) << document;
+  }
+}
+
 TEST(Registry, EveryDefaultIsAllowed) {
   for (const Method& method : AllMethods()) {
     for (const OptionSpec& option : method.options) {
