@@ -120,8 +120,8 @@ class CalibratedBlock {
   // parameter that `gradients` has an entry for. `pass` ran from kInput to kOutput with the
   // parameters as they are. `more`: another call with the same `gradients` follows; sums may wait
   // for the last one.
-  virtual void Backward(const BlockPass& pass, std::span<const float> output,
-                        BlockGradients& gradients, bool more) = 0;
+  virtual void Backward(const BlockPass& pass, FloatBuffer output, BlockGradients& gradients,
+                        bool more) = 0;
 };
 
 // Chooses what the linears of a block become, all at once.

@@ -150,18 +150,18 @@ void DenseBlock::AttentionBackward(const BlockPass& pass, const FloatBuffer& d_o
   AddNormParameters(names_.attention_norm, pass[BlockValue::kInput], d_input, gradients);
 }
 
-void DenseBlock::Backward(const BlockPass& pass, std::span<const float> output,
-                          BlockGradients& gradients, bool more) {
+void DenseBlock::Backward(const BlockPass& pass, FloatBuffer output, BlockGradients& gradients,
+                          bool more) {
   Work([&] {
     BackwardInPlace(pass, output, gradients);
     if (!more) products_.FinishWeightGradients();
   });
 }
 
-void DenseBlock::BackwardInPlace(const BlockPass& pass, std::span<const float> output,
+void DenseBlock::BackwardInPlace(const BlockPass& pass, FloatBuffer& output,
                                  BlockGradients& gradients) {
   // By the sum of the second residual; the MLP's output and its residual share it.
-  FloatBuffer d_sum(output.begin(), output.end());
+  FloatBuffer& d_sum = output;
   if (is_encoder()) {
     FloatBuffer d_after(d_sum.size(), 0.0f);
     AddNormGradients(names_.mlp_norm, pass.after_mlp, d_sum, d_after);

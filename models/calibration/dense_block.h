@@ -51,8 +51,8 @@ class DenseBlock final : public CalibratedBlock {
   void Continue(BlockPass& pass, BlockValue until) override;
   void SetRounding(std::optional<ProductRounding> rounding) override;
   ProductDevice* device() const override { return device_; }
-  void Backward(const BlockPass& pass, std::span<const float> output,
-                BlockGradients& gradients, bool more) override;
+  void Backward(const BlockPass& pass, FloatBuffer output, BlockGradients& gradients,
+                bool more) override;
 
  private:
   // Work of many short loops, on the compute thread, which must not wait for a device.
@@ -97,8 +97,7 @@ class DenseBlock final : public CalibratedBlock {
                    const std::vector<Part>& parts, bool add, float* d_input,
                    BlockGradients& gradients);
   // Backward, on the compute thread.
-  void BackwardInPlace(const BlockPass& pass, std::span<const float> output,
-                       BlockGradients& gradients);
+  void BackwardInPlace(const BlockPass& pass, FloatBuffer& output, BlockGradients& gradients);
   // From the gradient by kMlpOutput to that by kMlpInput, `d_input`: set, but added for encoders,
   // whose residual has begun it.
   void MlpBackward(const BlockPass& pass, const FloatBuffer& d_output, FloatBuffer& d_input,

@@ -216,7 +216,7 @@ class Training {
         gradient[i] = factor * difference;
       }
       loss += sum / (elements * width);
-      if (train) block_.Backward(pass, gradient, gradients_, /*more=*/false);
+      if (train) block_.Backward(pass, std::move(gradient), gradients_, /*more=*/false);
     }
     RETURN_IF_ERROR(CheckStopped([this] { return Stopped(); }));
     if (!std::isfinite(loss)) return Diverged();

@@ -157,11 +157,20 @@ class Training {
       for (FloatBuffer& values : pass_.values) values.clear();
       pass_.tokens = inputs_.tokens(s);
       ASSIGN_OR_RETURN(pass_[BlockValue::kInput], inputs_.Read(s));
-      block_.Continue(pass_, BlockValue::kOutput);
       RETURN_IF_ERROR(targets_.Take(static_cast<size_t>(s), target_));
-      loss += Loss(target_, elements) / elements;
+      const auto step = [&] {
+        block_.Continue(pass_, BlockValue::kOutput);
+        loss += Loss(target_, elements) / elements;
+        block_.Backward(pass_, std::move(gradient_), gradients_,
+                        /*more=*/i + 1 < sequences.size());
+      };
+      // Products that wait for a device do not wait on the compute thread.
+      if (block_.device() != nullptr) {
+        step();
+      } else {
+        RunBackground(step);
+      }
       targets_.Return(static_cast<size_t>(s), target_);
-      block_.Backward(pass_, gradient_, gradients_, /*more=*/i + 1 < sequences.size());
     }
     return loss;
   }
@@ -173,7 +182,7 @@ class Training {
     // The last token predicts nothing; upstream leaves it out of the loss.
     const int64_t counted = pass_.tokens > 1 ? pass_.tokens - 1 : pass_.tokens;
     constexpr int64_t kRows = 32;  // of a task
-    gradient_.resize(output.size());
+    gradient_ = FloatBuffer(output.size());
     std::vector<double> sums(static_cast<size_t>(pass_.tokens));
     const auto factor = static_cast<float>(2 / elements);
     const auto rows = [&](int64_t task) {

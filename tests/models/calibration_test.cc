@@ -195,7 +195,8 @@ TEST(DenseBlock, SumsOfGradientsMayWait) {
         const std::span<const float> rows =
             std::span(hidden).first(hidden.size() / kTokens * tokens);
         const BlockPass pass = block->Run(BlockValue::kInput, rows, BlockValue::kOutput);
-        block->Backward(pass, rows, gradients, waits && tokens < kTokens);
+        block->Backward(pass, FloatBuffer(rows.begin(), rows.end()), gradients,
+                        waits && tokens < kTokens);
       }
     }
     EXPECT_EQ(sums[0], sums[1]);

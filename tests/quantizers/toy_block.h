@@ -97,7 +97,7 @@ class ToyBlock : public CalibratedBlock {
   }
   const std::vector<std::optional<ProductRounding>>& roundings() const { return roundings_; }
 
-  void Backward(const BlockPass& pass, std::span<const float> output, BlockGradients& gradients,
+  void Backward(const BlockPass& pass, FloatBuffer output, BlockGradients& gradients,
                 bool) override {
     const auto at = [&](BlockValue value) { return pass[value]; };
     const Rows grad(output.begin(), output.end());
