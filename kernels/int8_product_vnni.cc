@@ -132,7 +132,8 @@ struct TileSums<0> {
 };
 
 // Not inlined, so that nothing else takes its registers.
-__attribute__((noinline)) void MultiplyBlock(const BlockArgs& args) {
+__attribute__((noinline)) void MultiplyBlock(const BlockArgs& from) {
+  const BlockArgs args = from;  // which stores cannot change
   TileSums<kTileRows> sums;
   sums.Start(args);
   const int32_t* left = args.left;
@@ -147,7 +148,7 @@ void Multiply(const PanelPair& panels, int64_t, int64_t depth, const TileOfC& c)
   const Panel left(ProductSide::kLeft, panels.left_inner, panels.left);
   const Panel right(ProductSide::kRight, panels.right_inner, panels.right);
   // C comes while the first block is multiplied.
-  for (int r = 0; r < kTileRows; ++r) {
+  for (int r = 0; c.add && r < kTileRows; ++r) {
     __builtin_prefetch(c.data + r * c.stride, 1);
     __builtin_prefetch(c.data + r * c.stride + 16, 1);
   }

@@ -16,6 +16,7 @@ constexpr int64_t kTaskRows = 288, kTaskCols = 512;  // of C that a task fills, 
 constexpr int64_t kGroupBytes = 1 << 19;             // of left panels, at most
 constexpr int64_t kLargestTile = 32 * 32;            // elements, of any instruction set
 constexpr double kPackedPerSecond = 1e9;             // elements of a thread, about
+constexpr double kAlone = 2e-5;                      // seconds that threads are not worth
 
 const Variants<RoundedProduct>& ProductsOf(ProductRounding rounding) {
   return rounding == ProductRounding::kInt8 ? Int8Products() : BFloat16Products();
@@ -71,9 +72,9 @@ void Fill(const RoundedProduct& product, std::span<const Piece> pieces, int64_t 
   const auto fill_columns = [&](const RoundedPair& pair, int64_t j, int64_t k, int64_t depth,
                                 bool add_to) {
     const int64_t cols = std::min(width, end_col - j);
+    PanelPair panels = {pair.left->Panel(first_row + part.row), pair.right->Panel(j),
+                        pair.left->inner(), pair.right->inner()};
     for (int64_t i = part.row; i < end_row; i += height) {
-      const PanelPair panels = {pair.left->Panel(first_row + i), pair.right->Panel(j),
-                                pair.left->inner(), pair.right->inner()};
       const int64_t rows = std::min(height, end_row - i);
       const TileOfC tile = {c + i * c_stride + j, c_stride, add_to};
       if (rows == height && cols == width) {
@@ -81,6 +82,7 @@ void Fill(const RoundedProduct& product, std::span<const Piece> pieces, int64_t 
       } else {
         MultiplyAtEdge(product, panels, k, depth, tile, rows, cols);
       }
+      panels.left = static_cast<const std::byte*>(panels.left) + pair.left->panel_bytes();
     }
   };
   if (product.begin != nullptr) product.begin();
@@ -160,6 +162,14 @@ const void* RoundedOperand::Panel(int64_t row) const {
 void MultiplyRounded(std::span<const RoundedPair> pairs, const ProductRange& range, bool add,
                      float* c, int64_t c_stride) {
   const RoundedProduct& product = Selected(pairs.front().left->rounding());
+  if (const int64_t inner = pairs.front().left->inner();
+      pairs.size() == 1 && inner <= product.depth &&
+      static_cast<double>(range.rows * range.cols * inner) < kAlone * product.per_second) {
+    const Piece whole = {pairs.front(), 0, inner};
+    Fill(product, std::span(&whole, 1), range.first, {0, 0, range.rows, range.cols}, add, c,
+         c_stride);
+    return;
+  }
   const int64_t most_rows = pairs.size() == 1 ? kTaskRows : kRangeRows;
   const MatrixParts parts = PartsOf(range, {most_rows, kTaskCols});
   const std::vector<std::vector<Piece>> groups = GroupsOf(product, pairs);

@@ -47,8 +47,9 @@ class RoundedOperand {
   int64_t rows() const { return rows_; }
   int64_t inner() const { return inner_; }
   int64_t bytes() const { return static_cast<int64_t>(lines_.size() * sizeof(Line)); }
-  // The panel that holds `row`, which it begins with.
+  // The panel that holds `row`, which it begins with; the next one is panel_bytes() on.
   const void* Panel(int64_t row) const;
+  int64_t panel_bytes() const { return panel_lines_ * static_cast<int64_t>(sizeof(Line)); }
 
  private:
   struct Line {

@@ -11,7 +11,10 @@
 namespace quantd::calibration {
 namespace {
 
-constexpr int64_t kQueries = 128;  // queries of one head that are worked on at once
+// Queries of one head that are worked on at once. Backward, they are the inner dimension of
+// products, which are rounded so; forward, nothing depends on it.
+constexpr int64_t kForwardQueries = 48, kBackwardQueries = 128;
+constexpr int64_t kScoreRows = 48;  // whose scores stay near while they are worked on
 
 // One side of products, float32 where it lies or rounded.
 class Factor {
@@ -47,12 +50,14 @@ class Factor {
 // One sequence's attention in a layer.
 class Sequence {
  public:
-  Sequence(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
-           const float* v)
+  // Works on `queries` at once.
+  Sequence(const AttentionShape& shape, int64_t queries, int64_t tokens, const float* q,
+           const float* k, const float* v)
       : shape_(shape),
+        queries_(queries),
         tokens_(tokens),
         dim_(shape.head_dim),
-        blocks_((tokens + kQueries - 1) / kQueries),
+        blocks_((tokens + queries - 1) / queries),
         q_(q),
         k_(k),
         v_(v),
@@ -75,9 +80,12 @@ class Sequence {
 
   int64_t blocks() const { return blocks_; }
   void Forward(int64_t head, int64_t block, float* out, float* softmax) const;
-  // The block's part: d_q in place, d_k and d_v [tokens, head_dim] without gaps added to.
-  void Backward(int64_t head, int64_t block, const AttentionPass& pass, const float* d_out,
-                float* d_q, float* d_k, float* d_v) const;
+  // The block's part: d_q in place, d_k and d_v [KeysIn(block), head_dim] without gaps, set or
+  // (`add`) added to.
+  void Backward(int64_t head, int64_t block, bool add, const AttentionPass& pass,
+                const float* d_out, float* d_q, float* d_k, float* d_v) const;
+  // That a query of the block sees.
+  int64_t KeysIn(int64_t block) const { return At(block).keys; }
 
  private:
   // What products read of one head of keys: K^T, K, and V or V^T.
@@ -91,7 +99,7 @@ class Sequence {
   };
 
   Block At(int64_t block) const {
-    const int64_t first = block * kQueries, count = std::min(kQueries, tokens_ - first);
+    const int64_t first = block * queries_, count = std::min(queries_, tokens_ - first);
     const int64_t keys = shape_.causal ? first + count : tokens_;
     return {first, count, keys, (keys + kRowLanes - 1) / kRowLanes * kRowLanes + kRowLanes};
   }
@@ -104,25 +112,34 @@ class Sequence {
   int64_t width() const { return shape_.heads * dim_; }
   float scale() const { return static_cast<float>(1 / std::sqrt(static_cast<double>(dim_))); }
 
+  // scores [count, stride] = the rows of `x` [count, head_dim], width() apart, times `keys`; then
+  // row(i, scores) of every one.
+  template <class Row>
+  void Scores(const Block& at, const float* x, const Factor& keys, FloatBuffer& scores,
+              const Row& row) const {
+    thread_local Factor left;
+    scores.resize(static_cast<size_t>(at.count * at.stride));
+    for (int64_t first = 0; first < at.count; first += kScoreRows) {
+      const int64_t rows = std::min(kScoreRows, at.count - first);
+      left.Set(shape_, ProductSide::kLeft, {x + first * width(), width(), 1}, rows, dim_);
+      float* to = scores.data() + first * at.stride;
+      Factor::Multiply(shape_, left, keys, {rows, at.keys, dim_}, false, to, at.stride);
+      for (int64_t i = 0; i < rows; ++i) row(first + i, to + i * at.stride);
+    }
+  }
   // weights [count, stride]: scores, then row(i, scores, visible) of every query; zeros beyond.
   template <class Row>
   void Weights(int64_t head, const Block& at, FloatBuffer& weights, const Row& row) const {
-    thread_local Factor queries;
-    weights.resize(static_cast<size_t>(at.count * at.stride));
-    queries.Set(shape_, ProductSide::kLeft, {q_ + at.first * width() + head * dim_, width(), 1},
-                at.count, dim_);
-    Factor::Multiply(shape_, queries, KeysOf(head).rows, {at.count, at.keys, dim_}, false,
-                     weights.data(), at.stride);
-    for (int64_t i = 0; i < at.count; ++i) {
-      float* scores = weights.data() + i * at.stride;
+    const float* queries = q_ + at.first * width() + head * dim_;
+    Scores(at, queries, KeysOf(head).rows, weights, [&](int64_t i, float* scores) {
       const int64_t visible = shape_.causal ? at.first + i + 1 : at.keys;
       row(i, scores, visible);
       std::fill(scores + visible, scores + at.keys, 0.0f);
-    }
+    });
   }
 
   const AttentionShape shape_;
-  const int64_t tokens_, dim_, blocks_;
+  const int64_t queries_, tokens_, dim_, blocks_;
   const float *q_, *k_, *v_;
   std::vector<KeyHead> keys_;  // by head of keys
 };
@@ -142,8 +159,8 @@ void Sequence::Forward(int64_t head, int64_t block, float* out, float* softmax) 
                    out + at.first * width() + head * dim_, width());
 }
 
-void Sequence::Backward(int64_t head, int64_t block, const AttentionPass& pass, const float* d_out,
-                        float* d_q, float* d_k, float* d_v) const {
+void Sequence::Backward(int64_t head, int64_t block, bool add, const AttentionPass& pass,
+                        const float* d_out, float* d_q, float* d_k, float* d_v) const {
   thread_local FloatBuffer weights, d_scores;
   thread_local Factor left, right;
   const Block at = At(block);
@@ -157,19 +174,14 @@ void Sequence::Backward(int64_t head, int64_t block, const AttentionPass& pass, 
   left.Set(shape_, ProductSide::kLeft, MatrixOperand{weights.data(), at.stride, 1}.Transposed(),
            at.keys, at.count);
   right.Set(shape_, ProductSide::kRight, d_rows.Transposed(), dim_, at.count);
-  Factor::Multiply(shape_, left, right, {at.keys, dim_, at.count}, true, d_v, dim_);
+  Factor::Multiply(shape_, left, right, {at.keys, dim_, at.count}, add, d_v, dim_);
   // dW = dO V^T
-  d_scores.resize(weights.size());
-  left.Set(shape_, ProductSide::kLeft, d_rows, at.count, dim_);
-  Factor::Multiply(shape_, left, KeysOf(head).values, {at.count, at.keys, dim_}, false,
-                   d_scores.data(), at.stride);
-  for (int64_t i = 0; i < at.count; ++i) {
+  Scores(at, d_rows.data, KeysOf(head).values, d_scores, [&](int64_t i, float* scores) {
     const int64_t row = offset + i * width();
     // Of the weights' gradients under the weights.
     const float mean = DotRow(pass.out + row, d_out + row, dim_);
-    ScoreGradientRow(scale(), weights.data() + i * at.stride, mean, at.keys,
-                     d_scores.data() + i * at.stride);
-  }
+    ScoreGradientRow(scale(), weights.data() + i * at.stride, mean, at.keys, scores);
+  });
   // dQ = dS K
   const MatrixOperand d_rows_of_scores = {d_scores.data(), at.stride, 1};
   left.Set(shape_, ProductSide::kLeft, d_rows_of_scores, at.count, at.keys);
@@ -179,7 +191,7 @@ void Sequence::Backward(int64_t head, int64_t block, const AttentionPass& pass, 
   left.Set(shape_, ProductSide::kLeft, d_rows_of_scores.Transposed(), at.keys, at.count);
   right.Set(shape_, ProductSide::kRight, MatrixOperand{q_ + offset, width(), 1}.Transposed(), dim_,
             at.count);
-  Factor::Multiply(shape_, left, right, {at.keys, dim_, at.count}, true, d_k, dim_);
+  Factor::Multiply(shape_, left, right, {at.keys, dim_, at.count}, add, d_k, dim_);
 }
 
 }  // namespace
@@ -203,44 +215,54 @@ void Rotate(const std::vector<float>& table, int64_t rotary, int64_t tokens, int
 
 void Attend(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
             const float* v, float* out, float* softmax) {
-  Sequence sequence(shape, tokens, q, k, v);
+  Sequence sequence(shape, kForwardQueries, tokens, q, k, v);
   sequence.PrepareForward();
   const auto attend = [&](int64_t task) {
     sequence.Forward(task / sequence.blocks(), task % sequence.blocks(), out, softmax);
   };
   // Two products and a softmax.
-  const auto multiplications = static_cast<double>(2 * kQueries * tokens * (shape.head_dim + 16));
+  const auto multiplications =
+      static_cast<double>(2 * kForwardQueries * tokens * (shape.head_dim + 16));
   ParallelFor(shape.heads * sequence.blocks(), attend, multiplications / 2e10);
 }
 
 void AttendBackward(const AttentionShape& shape, int64_t tokens, const AttentionPass& pass,
-                    const float* d_out, float* d_q, float* d_k, float* d_v) {
+                    const float* d_out, AttentionSums& sums, float* d_q, float* d_k, float* d_v) {
   // Sums over a head's blocks of queries are made in two parts: more tasks than there are heads,
   // of about one size where later blocks see more keys.
   constexpr int64_t kParts = 2;
   const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads, size = tokens * dim;
-  Sequence sequence(shape, tokens, pass.q, pass.k, pass.v);
+  Sequence sequence(shape, kBackwardQueries, tokens, pass.q, pass.k, pass.v);
   sequence.PrepareBackward();
-  FloatBuffer keys(static_cast<size_t>(shape.heads * kParts * size)), values(keys.size());
+  FloatBuffer &keys = sums.keys, &values = sums.values;
+  keys.resize(static_cast<size_t>(shape.heads * kParts * size));
+  values.resize(keys.size());
+  const auto part_of = [](int64_t block) { return (block + 1) / 2 % kParts; };
+  int64_t keys_in[kParts] = {};
+  for (int64_t block = 0; block < sequence.blocks(); ++block) {
+    keys_in[part_of(block)] = sequence.KeysIn(block);
+  }
   const auto backward = [&](int64_t task) {
     const int64_t head = task / kParts, part = task % kParts;
-    std::fill_n(keys.data() + task * size, size, 0.0f);
-    std::fill_n(values.data() + task * size, size, 0.0f);
-    for (int64_t block = 0; block < sequence.blocks(); ++block) {
-      if ((block + 1) / 2 % kParts != part) continue;
-      sequence.Backward(head, block, pass, d_out, d_q, keys.data() + task * size,
+    bool add = false;
+    // The last block first: no other sees more keys.
+    for (int64_t block = sequence.blocks() - 1; block >= 0; --block) {
+      if (part_of(block) != part) continue;
+      sequence.Backward(head, block, add, pass, d_out, d_q, keys.data() + task * size,
                         values.data() + task * size);
+      add = true;
     }
   };
   // Five products, as Attend's two.
   ParallelFor(shape.heads * kParts, backward,
               static_cast<double>(5 * tokens * tokens * dim) / kParts / 2e10);
   // A key's gradients are sums over the heads of its group, in order.
-  const auto add = [&](const FloatBuffer& sums, int64_t token, int64_t kv_head, float* to) {
+  const auto add = [&](const FloatBuffer& from, int64_t token, int64_t kv_head, float* to) {
     std::fill_n(to, dim, 0.0f);
-    for (int64_t p = kv_head * group * kParts; p < (kv_head + 1) * group * kParts; ++p) {
-      const float* from = sums.data() + p * size + token * dim;
-      for (int64_t d = 0; d < dim; ++d) to[d] += from[d];
+    for (int64_t task = kv_head * group * kParts; task < (kv_head + 1) * group * kParts; ++task) {
+      if (token >= keys_in[task % kParts]) continue;
+      const float* part = from.data() + task * size + token * dim;
+      for (int64_t d = 0; d < dim; ++d) to[d] += part[d];
     }
   };
   ForRows(tokens, [&](int64_t first, int64_t count) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/float_buffer.h"
 #include "kernels/rounded_product.h"
 
 namespace quantd::calibration {
@@ -34,9 +35,13 @@ void Attend(const AttentionShape& shape, int64_t tokens, const float* q, const f
 struct AttentionPass {
   const float *q, *k, *v, *out, *softmax;
 };
+// Gradients of keys and values by the heads that read them: memory that calls use again.
+struct AttentionSums {
+  FloatBuffer keys, values;
+};
 // Gradients of q, k and v (all of them set) from `d_out`, the gradient of `out`.
 void AttendBackward(const AttentionShape& shape, int64_t tokens, const AttentionPass& pass,
-                    const float* d_out, float* d_q, float* d_k, float* d_v);
+                    const float* d_out, AttentionSums& sums, float* d_q, float* d_k, float* d_v);
 
 }  // namespace quantd::calibration
 

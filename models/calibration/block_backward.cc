@@ -133,7 +133,7 @@ void DenseBlock::AttentionBackward(const BlockPass& pass, const FloatBuffer& d_o
   AttendBackward(
       attention_, tokens,
       {pass.q.data(), pass.k.data(), pass.v.data(), attended.data(), pass.softmax.data()},
-      d_attended.data(), d_q_.data(), d_k_.data(), d_v_.data());
+      d_attended.data(), key_sums_, d_q_.data(), d_k_.data(), d_v_.data());
   if (rope_ != nullptr) {
     const int64_t rotary = config_.rotary_dims();
     Rotate(*rope_, rotary, tokens, attention_.heads, attention_.head_dim, true, d_q_.data());

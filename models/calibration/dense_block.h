@@ -119,6 +119,7 @@ class DenseBlock final : public CalibratedBlock {
   // What products read, and gradients on their way, whose memory every pass uses again.
   TokenOperand input_, hidden_, d_output_;
   FloatBuffer fused_, d_hidden_, d_gated_, d_q_, d_k_, d_v_;
+  AttentionSums key_sums_;
 };
 
 }  // namespace quantd::calibration
