@@ -117,9 +117,9 @@ class CalibratedBlock {
   virtual ProductDevice* device() const { return nullptr; }
 
   // Adds the gradients of a loss whose gradient by kOutput is `output`, [tokens, hidden], for every
-  // parameter that `gradients` has an entry for. `pass` ran from kInput to kOutput with the
-  // parameters as they are. `more`: another call with the same `gradients` follows; sums may wait
-  // for the last one.
+  // parameter that `gradients` has an entry for, an empty one if there are none yet. `pass` ran
+  // from kInput to kOutput with the parameters as they are. `more`: another call with the same
+  // `gradients` follows; sums may wait for the last one.
   virtual void Backward(const BlockPass& pass, FloatBuffer output, BlockGradients& gradients,
                         bool more) = 0;
 };

@@ -12,8 +12,9 @@ void DenseBlock::AddLinearGradients(const std::string& module, TokenOperand& x, 
                                     BlockGradients& gradients) {
   const int64_t rows = dy.width();
   if (const auto weight = gradients.find(module); weight != gradients.end()) {
-    weight->second.resize(static_cast<size_t>(rows * x.width()), 0.0f);
-    products_.AddWeightGradient(dy, x, weight->second.data());
+    const bool add = !weight->second.empty();
+    weight->second.resize(static_cast<size_t>(rows * x.width()));
+    products_.WeightGradient(dy, x, add, weight->second.data());
   }
   if (const auto bias = gradients.find(absl::StrCat(module, ".bias")); bias != gradients.end()) {
     bias->second.resize(static_cast<size_t>(rows), 0.0f);

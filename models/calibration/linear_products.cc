@@ -192,21 +192,21 @@ void LinearProducts::InputGradient(TokenOperand& dy, const LinearWeight& weight,
   Multiply(dy.Tokens(*rounding_), layouts.backward, done, add, dx);
 }
 
-void LinearProducts::AddWeightGradient(TokenOperand& dy, TokenOperand& x, float* gradient) {
+void LinearProducts::WeightGradient(TokenOperand& dy, TokenOperand& x, bool add, float* gradient) {
   const Size size = {dy.width(), x.width(), x.tokens()};
   const DeviceProduct product = {.a = OnDevice(dy), .b = OnDevice(x), .a_transposed = true};
-  const int64_t done = MultiplyOnDevice(product, size, true, gradient);
+  const int64_t done = MultiplyOnDevice(product, size, add, gradient);
   if (done == size.rows) return;
   if (!rounding_) {
-    Multiply(size, done, dy.plain().Transposed(), x.plain(), true, gradient);
+    Multiply(size, done, dy.plain().Transposed(), x.plain(), add, gradient);
     return;
   }
   if (done > 0) {
-    Multiply(*dy.Columns(*rounding_, pool_), *x.Right(*rounding_, pool_), done, true, gradient);
+    Multiply(*dy.Columns(*rounding_, pool_), *x.Right(*rounding_, pool_), done, add, gradient);
     return;
   }
   auto waiting = std::ranges::find(waiting_, gradient, &WaitingGradient::gradient);
-  if (waiting == waiting_.end()) waiting = waiting_.insert(waiting, {gradient, {}, {}});
+  if (waiting == waiting_.end()) waiting = waiting_.insert(waiting, {gradient, add, {}, {}});
   waiting->left.push_back(dy.Columns(*rounding_, pool_));
   waiting->right.push_back(x.Right(*rounding_, pool_));
   waiting_bytes_ += waiting->left.back()->bytes() + waiting->right.back()->bytes();
@@ -223,7 +223,7 @@ void LinearProducts::FinishWeightGradients() {
     }
     const int64_t rows = waiting.left.front()->rows(), cols = waiting.right.front()->rows();
     InPieces({rows, cols, inner}, 0, kPiece, [&](int64_t row, int64_t count) {
-      MultiplyRounded(pairs, {row, count, cols}, true, waiting.gradient + row * cols, cols);
+      MultiplyRounded(pairs, {row, count, cols}, waiting.add, waiting.gradient + row * cols, cols);
     });
   }
   waiting_.clear();

@@ -88,9 +88,9 @@ class LinearProducts {
   void Forward(TokenOperand& x, const LinearWeight& weight, bool add, float* y);
   // dx [tokens, cols] = or += dy W.
   void InputGradient(TokenOperand& dy, const LinearWeight& weight, bool add, float* dx);
-  // gradient [dy.width(), x.width()] += dy^T x; perhaps not before FinishWeightGradients, so that a
-  // gradient is read and written once for several calls.
-  void AddWeightGradient(TokenOperand& dy, TokenOperand& x, float* gradient);
+  // gradient [dy.width(), x.width()] = or += dy^T x; perhaps not before FinishWeightGradients, so
+  // that a gradient is read and written once for several calls.
+  void WeightGradient(TokenOperand& dy, TokenOperand& x, bool add, float* gradient);
   void FinishWeightGradients();
 
  private:
@@ -120,9 +120,10 @@ class LinearProducts {
   // The CPU goes on alone.
   void LeaveDevice(const absl::Status& failure);
 
-  // Products of AddWeightGradient that are still to be made.
+  // Products of WeightGradient that are still to be made.
   struct WaitingGradient {
     float* gradient;
+    bool add;
     std::vector<TokenOperand::SharedOperand> left, right;
   };
 

@@ -78,7 +78,7 @@ class Training {
                                        linear.cols, scheme.spelling().spec),
                         static_cast<float>(rate),
                         training_.enable_minmax_tuning ? static_cast<float>(range_rate) : 0.0f});
-    gradients_[linear.module].resize(static_cast<size_t>(linear.rows * linear.cols), 0.0f);
+    gradients_[linear.module];
   }
 
   // Outputs of the block as it is now: what the training aims at.
@@ -137,8 +137,10 @@ class Training {
       const float left = 1 - static_cast<float>(i) / static_cast<float>(training_.iters);
       for (Trained& linear : linears_) {
         if (Stopped()) return Cancelled();
-        linear.tuner.Step(gradients_[linear.module], linear.rate * left, linear.range_rate * left,
+        FloatBuffer& gradient = gradients_[linear.module];
+        linear.tuner.Step(gradient, linear.rate * left, linear.range_rate * left,
                           block_.Parameter(WeightOf(linear.module)));
+        gradient.clear();  // the next sums begin anew
       }
     }
     // Runs that were told to stop have given values that mean nothing.

@@ -23,10 +23,10 @@ struct SignRoundLoops {
   // out[i] = what the code of values[i] / scale + rounding[i] stands for, i < n.
   void (*round)(const GroupRounding& group, const float* values, const float* rounding, int64_t n,
                 float* out);
-  // Moves `rounding` by `rate` against the sign of its gradient; clears `gradient`, which is by
-  // what `round` gives.
+  // Moves `rounding` by `rate` against the sign of its gradient; `gradient` is by what `round`
+  // gives.
   GroupGradient (*step)(const GroupRounding& group, const float* values, float rate, int64_t n,
-                        float* gradient, float* rounding);
+                        const float* gradient, float* rounding);
 };
 const SignRoundLoops& BestSignRoundLoops();
 // Those that this processor runs, the best last; null-terminated.

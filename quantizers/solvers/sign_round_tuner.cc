@@ -100,7 +100,7 @@ SignRoundTuner::RangeGradient SignRoundTuner::GradientOf(int64_t index, const Gr
           static_cast<float>(total * most / levels)};
 }
 
-void SignRoundTuner::StepGroup(int64_t index, std::span<float> gradient, float rate,
+void SignRoundTuner::StepGroup(int64_t index, std::span<const float> gradient, float rate,
                                float range_rate) {
   const Group group = GroupAt(index);
   const int64_t begin = BeginOf(index);
@@ -113,7 +113,7 @@ void SignRoundTuner::StepGroup(int64_t index, std::span<float> gradient, float r
   max_scale_[index] = std::clamp(max_scale_[index] - range_rate * SignOf(by_range.max), 0.0f, 1.0f);
 }
 
-void SignRoundTuner::Step(std::span<float> gradient, float rate, float range_rate,
+void SignRoundTuner::Step(std::span<const float> gradient, float rate, float range_rate,
                           std::span<float> out) {
   const auto step = [&](int64_t row) {
     for (int64_t index = row * groups_; index < (row + 1) * groups_; ++index) {

@@ -26,9 +26,9 @@ class SignRoundTuner {
   // The matrix as it is rounded now, [rows, cols].
   void Round(std::span<float> out) const;
   // One step against `gradient`, d loss / d rounded matrix, by rates that are positive; without
-  // `range_rate` (0) the ranges stay. Rounding passes gradients through. `gradient` is cleared, for
-  // the next sums; `out` gets the matrix as it is rounded after the step.
-  void Step(std::span<float> gradient, float rate, float range_rate, std::span<float> out);
+  // `range_rate` (0) the ranges stay. Rounding passes gradients through. `out` gets the matrix as it
+  // is rounded after the step.
+  void Step(std::span<const float> gradient, float rate, float range_rate, std::span<float> out);
 
   // Remembers what is trained as the best so far.
   void Keep();
@@ -52,7 +52,7 @@ class SignRoundTuner {
   RangeGradient GradientOf(int64_t index, const Group& group, double by_scale,
                            double by_zero) const;
   void RoundGroup(int64_t index, std::span<float> out) const;
-  void StepGroup(int64_t index, std::span<float> gradient, float rate, float range_rate);
+  void StepGroup(int64_t index, std::span<const float> gradient, float rate, float range_rate);
   // Of a group's weights in the matrix.
   int64_t BeginOf(int64_t index) const {
     return index / groups_ * cols_ + index % groups_ * group_size_;

@@ -24,14 +24,12 @@ TEST(SignRoundLoops, GiveTheSameBits) {
         (*loops)->round(group, values.data(), offsets.data(), n, found.data());
         all[0]->round(group, values.data(), offsets.data(), n, expected.data());
         EXPECT_EQ(found, expected);
-        std::vector<float> moved = offsets, expected_moved = offsets, gradient = gradients,
-                           expected_gradient = gradients;
+        std::vector<float> moved = offsets, expected_moved = offsets;
         const GroupGradient sums =
-            (*loops)->step(group, values.data(), 0.02f, n, gradient.data(), moved.data());
-        const GroupGradient expected_sums = all[0]->step(
-            group, values.data(), 0.02f, n, expected_gradient.data(), expected_moved.data());
+            (*loops)->step(group, values.data(), 0.02f, n, gradients.data(), moved.data());
+        const GroupGradient expected_sums =
+            all[0]->step(group, values.data(), 0.02f, n, gradients.data(), expected_moved.data());
         EXPECT_EQ(moved, expected_moved);
-        EXPECT_EQ(gradient, std::vector<float>(n));
         EXPECT_EQ(sums.by_scale, expected_sums.by_scale);
         EXPECT_EQ(sums.by_zero, expected_sums.by_zero);
       }
@@ -43,7 +41,8 @@ TEST(SignRoundLoops, GiveTheSameBits) {
 TEST(SignRoundLoops, StepsAgainstTheSign) {
   const GroupRounding group = {0.5f, 0, -8, 7};
   const float values[] = {1.0f, 1.0f, 1.0f, 100.0f};
-  float gradient[] = {2.0f, -2.0f, 0.0f, 2.0f}, rounding[] = {0, 0, 0, 0};
+  const float gradient[] = {2.0f, -2.0f, 0.0f, 2.0f};
+  float rounding[] = {0, 0, 0, 0};
   BestSignRoundLoops().step(group, values, 0.25f, 4, gradient, rounding);
   EXPECT_EQ(std::vector<float>(rounding, rounding + 4), (std::vector<float>{-0.25f, 0.25f, 0, 0}));
 }
