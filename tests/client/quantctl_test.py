@@ -86,6 +86,24 @@ class VerbsTest(ProcessTest):
         self.server.must("quantize", "decoder", "--quantization-config", config, "--output-name", "by-config")
         written = json.loads((self.root / "by-config" / "config.json").read_text())["quantization_config"]
         self.assertEqual(written["bnb_4bit_quant_type"], "nf4")
+        # The same within the config.json of a checkpoint.
+        self.server.must("quantize", "decoder", "--quantization-config", self.root / "by-config" / "config.json", "--output-name",
+                         "by-checkpoint")
+        self.assertEqual((self.root / "by-checkpoint" / "model.safetensors").read_bytes(),
+                         (self.root / "by-config" / "model.safetensors").read_bytes())
+
+    def test_quanto_map(self):
+        """optimum-quanto's own file, which no config.json repeats: modules of several types."""
+        types = {"model.layers.0.mlp.up_proj": "qint4", "model.layers.0.mlp.down_proj": "qint8", "lm_head": "qfloat8_e4m3fn"}
+        config = self.home / "quanto_qmap.json"
+        config.write_text(json.dumps({name: {"weights": weights, "activations": "none"} for name, weights in types.items()}))
+        self.server.must("quantize", "decoder", "--quantization-config", config, "--output-name", "by-map")
+        self.assertEqual(json.loads((self.root / "by-map" / "quanto_qmap.json").read_text()), json.loads(config.read_text()))
+        self.assertNotIn("quantization_config", json.loads((self.root / "by-map" / "config.json").read_text()))
+        stored = checkpoints.read_safetensors(self.root / "by-map" / "model.safetensors")
+        self.assertEqual({name.rpartition(".weight.")[0] for name in stored if ".weight." in name}, set(types))
+        self.server.must("load", "by-map")
+        self.server.must("unload", "by-map")
 
     def test_tensor(self):
         matrix, out, back = self.home / "w.safetensors", self.home / "q.safetensors", self.home / "back.safetensors"
