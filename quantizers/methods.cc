@@ -60,7 +60,8 @@ absl::Status UnknownMethod(absl::string_view name) {
 
 }  // namespace
 
-std::unique_ptr<Recipe> Recipe::WithImportance(std::shared_ptr<const ImportanceMatrix>) const {
+std::unique_ptr<Recipe> Recipe::WithImportance(
+    std::shared_ptr<const ImportanceMatrix>) const {  // NOLINT(performance-unnecessary-value-param)
   return nullptr;
 }
 

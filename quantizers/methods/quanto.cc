@@ -82,6 +82,7 @@ class QuantoRecipe : public Recipe {
   std::map<std::string, std::string> ConfigFiles(
       const std::vector<ModuleInfo>& modules) const override {
     std::vector<std::pair<std::string, const QuantoType*>> types;
+    types.reserve(modules.size());
     for (const ModuleInfo& module : modules) types.emplace_back(module.name, TypeOf(module));
     return {{"quanto_qmap.json", WriteQuantoMap(types)}};
   }
