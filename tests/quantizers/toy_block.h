@@ -198,6 +198,7 @@ class ToyBlock : public CalibratedBlock {
     for (const BlockLinear& linear : linears_) {
       if (linear.module != kPrefix + name) continue;
       const int64_t tokens = static_cast<int64_t>(x.size()) / linear.cols;
+      found->second.resize(static_cast<size_t>(linear.rows * linear.cols), 0.0f);
       for (int64_t t = 0; t < tokens; ++t) {
         for (int64_t r = 0; r < linear.rows; ++r) {
           for (int64_t c = 0; c < linear.cols; ++c) {
