@@ -101,6 +101,11 @@ class ToyBlock : public CalibratedBlock {
                 bool) override {
     const auto at = [&](BlockValue value) { return pass[value]; };
     const Rows grad(output.begin(), output.end());
+    for (const BlockLinear& linear : linears_) {
+      const auto found = gradients.find(linear.module);
+      if (found == gradients.end()) continue;
+      found->second.resize(static_cast<size_t>(linear.rows * linear.cols), 0.0f);
+    }
     AddOuter("mlp.down_proj", grad, at(BlockValue::kMlpHidden), gradients);
     const Rows hidden = Back("mlp.down_proj", grad);
     Rows gate(hidden), up(hidden);
@@ -198,7 +203,6 @@ class ToyBlock : public CalibratedBlock {
     for (const BlockLinear& linear : linears_) {
       if (linear.module != kPrefix + name) continue;
       const int64_t tokens = static_cast<int64_t>(x.size()) / linear.cols;
-      found->second.resize(static_cast<size_t>(linear.rows * linear.cols), 0.0f);
       for (int64_t t = 0; t < tokens; ++t) {
         for (int64_t r = 0; r < linear.rows; ++r) {
           for (int64_t c = 0; c < linear.cols; ++c) {
