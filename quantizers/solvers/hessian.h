@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "core/float_buffer.h"
 #include "core/status.h"
 #include "quantizers/solvers/pieces.h"
 
@@ -14,7 +15,7 @@ namespace quantd {
 struct OrderedHessian {
   std::vector<int32_t> order;  // column c of the solver is column order[c] of the matrix
   std::vector<bool> dead;      // of the solver's columns: inputs that are always zero
-  std::vector<float> factor;   // upper triangular U with U^T U = H^-1, [cols, cols]
+  FloatBuffer factor;          // upper triangular U with U^T U = H^-1, [cols, cols]
 };
 
 // Orders the columns of the symmetric `hessian` [cols, cols] by falling diagonal if `act_order`,

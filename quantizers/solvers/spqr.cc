@@ -94,18 +94,12 @@ struct Problem {
 class Band {
  public:
   Band(const Problem& problem, int64_t first_row, QuantizedTensor* out)
-      : p_(problem), first_row_(first_row), out_(out), weight_(kGroup * p_.cols) {
-    for (int64_t r = 0; r < kGroup; ++r) {
-      for (int64_t c = 0; c < p_.cols; ++c) {
-        if (p_.hessian.dead[c]) continue;
-        weight_[r * p_.cols + c] = p_.weight[(first_row + r) * p_.cols + p_.hessian.order[c]];
-      }
-    }
-  }
+      : p_(problem), first_row_(first_row), out_(out) {}
 
   // The columns from `begin`, a multiple of kBlock, to the end of its block; call for one after
   // another.
   void QuantizeBlock(int64_t begin) {
+    if (begin == 0) ReadWeights();
     const int64_t end = std::min(begin + kBlock, p_.cols);
     std::vector<float> errors(kGroup * kBlock);
     for (int64_t c = begin; c < end; ++c) {
@@ -127,6 +121,17 @@ class Band {
   const std::vector<Outlier>& outliers(int64_t row) const { return outliers_[row]; }
 
  private:
+  // In the solver's order; dead columns are zeros.
+  void ReadWeights() {
+    weight_.resize(kGroup * p_.cols);
+    for (int64_t r = 0; r < kGroup; ++r) {
+      for (int64_t c = 0; c < p_.cols; ++c) {
+        if (p_.hessian.dead[c]) continue;
+        weight_[r * p_.cols + c] = p_.weight[(first_row_ + r) * p_.cols + p_.hessian.order[c]];
+      }
+    }
+  }
+
   // Scales and zero points of the groups that begin at column c, and their codes.
   void FitGroup(int64_t c) {
     Group scales, zeros;
@@ -183,18 +188,25 @@ class Band {
 
 // The squared error that makes an outlier: relative to the mean over the columns of the weights'
 // variance over the factor's squared diagonal.
-float Threshold(const Problem& p) {
+absl::StatusOr<float> Threshold(const Problem& p, const StopRequest& stopped) {
   if (!std::isfinite(p.spec.outlier_threshold)) return std::numeric_limits<float>::infinity();
-  std::vector<double> sums(p.cols), squares(p.cols);
-  for (int64_t r = 0; r < p.rows; ++r) {
-    for (int64_t c = 0; c < p.cols; ++c) sums[c] += p.weight[r * p.cols + c];
-  }
-  for (int64_t r = 0; r < p.rows; ++r) {
-    for (int64_t c = 0; c < p.cols; ++c) {
-      const double difference = p.weight[r * p.cols + c] - sums[c] / static_cast<double>(p.rows);
-      squares[c] += difference * difference;
-    }
-  }
+  std::vector<double> squares(p.cols);
+  constexpr int64_t kSlice = 256;  // columns
+  RETURN_IF_ERROR(
+      ParallelForUnlessStopped((p.cols + kSlice - 1) / kSlice, stopped, [&](int64_t slice) {
+        const int64_t first = slice * kSlice, count = std::min(kSlice, p.cols - first);
+        double means[kSlice] = {}, sums[kSlice] = {};
+        for (int64_t r = 0; r < p.rows; ++r) {
+          const float* row = p.weight.data() + r * p.cols + first;
+          for (int64_t c = 0; c < count; ++c) means[c] += row[c];
+        }
+        for (double& mean : means) mean /= static_cast<double>(p.rows);
+        for (int64_t r = 0; r < p.rows; ++r) {
+          const float* row = p.weight.data() + r * p.cols + first;
+          for (int64_t c = 0; c < count; ++c) sums[c] += (row[c] - means[c]) * (row[c] - means[c]);
+        }
+        std::copy_n(sums, count, squares.begin() + first);
+      }));
   double scale = 0;
   for (int64_t c = 0; c < p.cols; ++c) {
     if (p.hessian.dead[c]) continue;
@@ -243,7 +255,7 @@ absl::StatusOr<QuantizedTensor> SolveSpqr(std::span<const float> weight, int64_t
   ASSIGN_OR_RETURN(problem.hessian,
                    OrderHessian(gram, cols, spec.act_order, spec.percdamp, stopped));
   for (int64_t c = 0; c < cols; ++c) problem.diagonal[c] = problem.hessian.factor[c * (cols + 1)];
-  problem.threshold = Threshold(problem);
+  ASSIGN_OR_RETURN(problem.threshold, Threshold(problem, stopped));
   QuantizedTensor out = EmptySpqr(problem);
   std::vector<Band> bands;
   for (int64_t row = 0; row < rows; row += kGroup) bands.emplace_back(problem, row, &out);
