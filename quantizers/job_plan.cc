@@ -153,8 +153,11 @@ absl::StatusOr<const Scheme*> ChooseScheme(const ModelSource& source, const Reci
     return Refuse(module, status);
   }
   if (module.layer < 0 && scheme->Needs().required()) {
-    return Refuse(module, absl::InvalidArgumentError(
-                              "only matrices of the blocks can be fitted to their inputs"));
+    return Refuse(
+        module,
+        absl::InvalidArgumentError(
+            "only matrices of the blocks can be fitted to their inputs; keep this one by the "
+            "recipe's skip list"));
   }
   chosen.quantized.push_back(std::move(module));
   return scheme;
