@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "core/parallel.h"
 #include "quantizers/block_job.h"
 
 namespace quantd {
@@ -71,7 +70,7 @@ absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<Bloc
   for (int64_t s = 0; s < inputs_->sequences(); ++s) {
     RETURN_IF_ERROR(values.Read(s, pass));
     absl::Status added;
-    const auto add = [&] {
+    block.InOneTask([&] {
       block.Continue(pass, stage.back().input);
       for (auto& [value, at] : collected) {
         if (added.ok()) added = AddInputs(*at.linear, pass[value], *at.statistics);
@@ -79,13 +78,7 @@ absl::Status BlockJob::SolveStage(CalibratedBlock& block, const std::vector<Bloc
         if (!added.ok()) return;
         at.statistics->EndSequence();
       }
-    };
-    // Products that wait for a device do not wait on the compute thread.
-    if (data_.device != nullptr) {
-      add();
-    } else {
-      RunBackground(add);
-    }
+    });
     RETURN_IF_ERROR(added);
     RETURN_IF_ERROR(values.Keep(s, pass));
   }

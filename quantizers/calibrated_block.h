@@ -12,8 +12,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 #include "core/float_buffer.h"
+#include "core/parallel.h"
 #include "core/quantized_tensor.h"
 #include "core/status.h"
 #include "kernels/rounded_product.h"
@@ -115,6 +117,15 @@ class CalibratedBlock {
 
   // That multiplies float32; null: the CPU.
   virtual ProductDevice* device() const { return nullptr; }
+  // Several runs, and what is done between them, as one task of the compute thread; where products
+  // wait for a device, which that thread must not, on the calling one.
+  void InOneTask(absl::FunctionRef<void()> body) const {
+    if (device() != nullptr) {
+      body();
+    } else {
+      RunBackground(body);
+    }
+  }
 
   // Adds the gradients of a loss whose gradient by kOutput is `output`, [tokens, hidden], for every
   // parameter that `gradients` has an entry for, an empty one if there are none yet. `pass` ran

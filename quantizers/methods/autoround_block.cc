@@ -160,18 +160,12 @@ class Training {
       pass_.tokens = inputs_.tokens(s);
       ASSIGN_OR_RETURN(pass_[BlockValue::kInput], inputs_.Read(s));
       RETURN_IF_ERROR(targets_.Take(static_cast<size_t>(s), target_));
-      const auto step = [&] {
+      block_.InOneTask([&] {
         block_.Continue(pass_, BlockValue::kOutput);
         loss += Loss(target_, elements) / elements;
         block_.Backward(pass_, std::move(gradient_), gradients_,
                         /*more=*/i + 1 < sequences.size());
-      };
-      // Products that wait for a device do not wait on the compute thread.
-      if (block_.device() != nullptr) {
-        step();
-      } else {
-        RunBackground(step);
-      }
+      });
       targets_.Return(static_cast<size_t>(s), target_);
     }
     return loss;
