@@ -60,11 +60,19 @@ absl::Status ReadMap(const nlohmann::json& map, QuantoConfig* config) {
   return absl::OkStatus();
 }
 
-// `map` is JSON text.
-std::string MapConfig(const std::string& map) {
-  return nlohmann::json{{"quant_method", "quanto"},
-                        {"quantization_map", nlohmann::json::parse(map)}}
-      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+using QuantoModules = std::vector<std::pair<std::string, const QuantoType*>>;
+
+nlohmann::ordered_json MapOf(const QuantoModules& modules) {
+  nlohmann::ordered_json map = nlohmann::ordered_json::object();
+  for (const auto& [module, type] : modules) {
+    map[module] = {{"weights", std::string(type->name)}, {"activations", "none"}};
+  }
+  return map;
+}
+
+std::string ConfigOf(const nlohmann::json& map) {
+  return nlohmann::json{{"quant_method", "quanto"}, {"quantization_map", map}}.dump(
+      -1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 absl::Status ReadShape(ConfigFields& fields, std::optional<Shape>* shape) {
@@ -113,7 +121,7 @@ absl::StatusOr<QuantoConfig> ParseQuantoConfig(const std::string& json) {
 
 std::string WriteQuantoConfig(const QuantoConfig& config) {
   if (config.modules) {
-    return MapConfig(WriteQuantoMap({config.modules->begin(), config.modules->end()}));
+    return ConfigOf(MapOf({config.modules->begin(), config.modules->end()}));
   }
   absl::string_view weights = config.weights->name.substr(1);
   if (weights == "float8_e4m3fn") weights = "float8";  // Transformers' name
@@ -129,16 +137,12 @@ std::string WriteQuantoConfig(const QuantoConfig& config) {
 }
 
 absl::StatusOr<std::string> QuantoConfigOfMap(const std::string& map_json) {
-  RETURN_IF_ERROR(ParseStrictJsonObject(map_json, "quanto_qmap.json").status());
-  return MapConfig(map_json);
+  ASSIGN_OR_RETURN(const nlohmann::json map, ParseStrictJsonObject(map_json, "quanto_qmap.json"));
+  return ConfigOf(map);
 }
 
 std::string WriteQuantoMap(const std::vector<std::pair<std::string, const QuantoType*>>& modules) {
-  nlohmann::ordered_json map = nlohmann::ordered_json::object();
-  for (const auto& [module, type] : modules) {
-    map[module] = {{"weights", std::string(type->name)}, {"activations", "none"}};
-  }
-  return map.dump(4);
+  return MapOf(modules).dump(4);
 }
 
 }  // namespace quantd
