@@ -159,10 +159,8 @@ void DenseBlock::Backward(const BlockPass& pass, FloatBuffer output, BlockGradie
   });
 }
 
-void DenseBlock::BackwardInPlace(const BlockPass& pass, FloatBuffer& output,
+void DenseBlock::BackwardInPlace(const BlockPass& pass, FloatBuffer& d_sum,
                                  BlockGradients& gradients) {
-  // By the sum of the second residual; the MLP's output and its residual share it.
-  FloatBuffer& d_sum = output;
   if (is_encoder()) {
     FloatBuffer d_after(d_sum.size(), 0.0f);
     AddNormGradients(names_.mlp_norm, pass.after_mlp, d_sum, d_after);

@@ -96,8 +96,9 @@ class DenseBlock final : public CalibratedBlock {
   void BackwardAll(const std::vector<std::string>& modules, TokenOperand& x,
                    const std::vector<Part>& parts, bool add, float* d_input,
                    BlockGradients& gradients);
-  // Backward, on the compute thread.
-  void BackwardInPlace(const BlockPass& pass, FloatBuffer& output, BlockGradients& gradients);
+  // Backward, on the compute thread. `d_sum`, the gradient by kOutput and so by the second
+  // residual's sum, which the MLP's output and its residual share, is used up.
+  void BackwardInPlace(const BlockPass& pass, FloatBuffer& d_sum, BlockGradients& gradients);
   // From the gradient by kMlpOutput to that by kMlpInput, `d_input`: set, but added for encoders,
   // whose residual has begun it.
   void MlpBackward(const BlockPass& pass, const FloatBuffer& d_output, FloatBuffer& d_input,
