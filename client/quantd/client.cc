@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/quantd/connection.h"
+#include "client/quantd/request_text.h"
 
 namespace quantd {
 namespace {
@@ -13,6 +14,7 @@ absl::StatusOr<Response> Unary(const Link& link, const CallOptions& options,
                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                             Response*),
                                const Request& request) {
+  if (absl::Status text = CheckText(request); !text.ok()) return text;
   Attempts attempts(link, options, cancellation);
   while (true) {
     Call call(link.options, attempts.Rest(), cancellation);
@@ -23,12 +25,14 @@ absl::StatusOr<Response> Unary(const Link& link, const CallOptions& options,
   }
 }
 
-// One call with a stream of responses: `open(context)` starts it, `on_response` sees each and may
-// end the call. The last response.
-template <class Response, class Open, class OnResponse>
+// One call with a stream of responses: `open(context)` starts it by `request`, `on_response` sees
+// each and may end the call. The last response.
+template <class Response, class Request, class Open, class OnResponse>
 absl::StatusOr<Response> Stream(const Link& link, const CallOptions& options,
-                                std::shared_ptr<Cancellation::State> cancellation, const Open& open,
+                                std::shared_ptr<Cancellation::State> cancellation,
+                                const Request& request, const Open& open,
                                 const OnResponse& on_response) {
+  if (absl::Status text = CheckText(request); !text.ok()) return text;
   Attempts attempts(link, options, cancellation);
   while (true) {
     Call call(link.options, attempts.Rest(), cancellation);
@@ -136,6 +140,7 @@ absl::StatusOr<quant::v1::GenerateResponse> Client::Generate(
     const CallOptions& options) {
   return Stream<quant::v1::GenerateResponse>(
       connection_->link(), options, options.cancellation ? options.cancellation->state_ : nullptr,
+      request,
       [&](grpc::ClientContext* context) {
         return connection_->inference->Generate(context, request);
       },
@@ -148,6 +153,7 @@ absl::StatusOr<quant::v1::EvaluateResult> Client::Evaluate(
     const CallOptions& options) {
   auto last = Stream<quant::v1::EvaluateResponse>(
       connection_->link(), options, options.cancellation ? options.cancellation->state_ : nullptr,
+      request,
       [&](grpc::ClientContext* context) {
         return connection_->evaluation->Evaluate(context, request);
       },

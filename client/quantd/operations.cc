@@ -5,6 +5,7 @@
 #include "absl/time/clock.h"
 #include "client/quantd/client.h"
 #include "client/quantd/connection.h"
+#include "client/quantd/request_text.h"
 
 namespace quantd {
 namespace {
@@ -52,6 +53,10 @@ absl::StatusOr<QuantizedTensorData> Exchange(const Link& link, const CallOptions
                                              const Request& first,
                                              const std::vector<const TensorData*>& tensors,
                                              const Open& open) {
+  if (absl::Status text = CheckText(first); !text.ok()) return text;
+  for (const TensorData* tensor : tensors) {
+    if (absl::Status text = CheckText(tensor->spec); !text.ok()) return text;
+  }
   Attempts attempts(link, options, cancellation);
   while (true) {
     Call call(link.options, attempts.Rest(), cancellation);
@@ -79,6 +84,7 @@ absl::StatusOr<Operation> Client::Watch(const std::string& operation,
                                         const CallOptions& options) {
   quant::v1::WatchOperationRequest request;
   request.set_name(operation);
+  if (absl::Status text = CheckText(request); !text.ok()) return text;
   const auto cancellation = options.cancellation ? options.cancellation->state_ : nullptr;
   Attempts attempts(connection_->link(), options, cancellation);
   while (true) {

@@ -67,6 +67,29 @@ TEST_F(ClientTest, ErrorsKeepTheServersCodeAndMessage) {
   EXPECT_TRUE(absl::IsInvalidArgument(Client::Connect({.tls_cert = "x"}).status()));
 }
 
+TEST_F(ClientTest, TextThatIsNotUtf8IsNamed) {
+  Start();
+  const auto client = Connect();
+  const auto expect = [](const absl::Status& status, absl::string_view message) {
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_EQ(status.message(), message);
+  };
+  expect(client->GetModel("gr\xfc\xdf").status(), "name is not UTF-8, from byte 2 on");
+  quant::v1::QuantizeCheckpointRequest request;
+  request.mutable_recipe()->set_quantization_config("{\"\xe2\x82\xac\": \"\xe2\x82\"}");
+  expect(client->Quantize(request).status(),
+         "recipe.quantization_config is not UTF-8, from byte 9 on");
+  quant::v1::GenerateRequest generate = GenerateRequest("decoder", 1);
+  generate.add_stop("end");
+  generate.add_stop("\xff");
+  expect(client->Generate(generate, {}).status(), "stop[1] is not UTF-8, from byte 0 on");
+  expect(client->Watch("operations/\xc0\xaf", {}).status(), "name is not UTF-8, from byte 11 on");
+  TensorData weight;
+  weight.spec.set_dtype("\x80");
+  expect(client->QuantizeTensor(quant::v1::Recipe(), weight).status(),
+         "dtype is not UTF-8, from byte 0 on");
+}
+
 TEST_F(ClientTest, TensorsGoThereAndBack) {
   CopyModel("decoder");
   Start();
