@@ -14,7 +14,10 @@ namespace {
 // Queries of one head that are worked on at once. Backward, they are the inner dimension of
 // products, which are rounded so; forward, nothing depends on it.
 constexpr int64_t kForwardQueries = 48, kBackwardQueries = 128;
-constexpr int64_t kScoreRows = 48;  // whose scores stay near while they are worked on
+// Keys that backward works on at once, so that their scores stay in the second cache: whole blocks
+// of any rounding.
+constexpr int64_t kSliceKeys = 256;
+static_assert(kSliceKeys % kInt8Block == 0);
 
 // One side of products, float32 where it lies or rounded.
 class Factor {
@@ -47,6 +50,11 @@ class Factor {
   RoundedOperand packed_;
 };
 
+// Rows of scores are whole vectors, and one more, lest rows share cache sets.
+int64_t ScoreStride(int64_t keys) {
+  return (keys + kRowLanes - 1) / kRowLanes * kRowLanes + kRowLanes;
+}
+
 // One sequence's attention in a layer.
 class Sequence {
  public:
@@ -60,138 +68,191 @@ class Sequence {
         blocks_((tokens + queries - 1) / queries),
         q_(q),
         k_(k),
-        v_(v),
-        keys_(static_cast<size_t>(shape.kv_heads)) {}
-
-  // Lays out what all queries share.
-  void PrepareForward() {
-    ParallelFor(shape_.kv_heads, [&](int64_t h) {
-      keys_[h].rows.Set(shape_, ProductSide::kRight, OfKeys(k_, h), tokens_, dim_);
-      keys_[h].values.Set(shape_, ProductSide::kRight, OfKeys(v_, h).Transposed(), dim_, tokens_);
-    });
-  }
-  void PrepareBackward() {
-    ParallelFor(shape_.kv_heads, [&](int64_t h) {
-      keys_[h].rows.Set(shape_, ProductSide::kRight, OfKeys(k_, h), tokens_, dim_);
-      keys_[h].columns.Set(shape_, ProductSide::kRight, OfKeys(k_, h).Transposed(), dim_, tokens_);
-      keys_[h].values.Set(shape_, ProductSide::kRight, OfKeys(v_, h), tokens_, dim_);
-    });
-  }
+        v_(v) {}
 
   int64_t blocks() const { return blocks_; }
-  void Forward(int64_t head, int64_t block, float* out, float* softmax) const;
-  // The block's part: d_q in place, d_k and d_v [KeysIn(block), head_dim] without gaps, set or
-  // (`add`) added to.
-  void Backward(int64_t head, int64_t block, bool add, const AttentionPass& pass,
-                const float* d_out, float* d_q, float* d_k, float* d_v) const;
   // That a query of the block sees.
   int64_t KeysIn(int64_t block) const { return At(block).keys; }
 
- private:
-  // What products read of one head of keys: K^T, K, and V or V^T.
-  struct KeyHead {
-    Factor rows, columns, values;
-  };
+ protected:
   struct Block {
     int64_t first, count, keys;
-    // Of its rows of scores: whole vectors, and one more, lest rows share cache sets.
-    int64_t stride;
   };
-
   Block At(int64_t block) const {
     const int64_t first = block * queries_, count = std::min(queries_, tokens_ - first);
-    const int64_t keys = shape_.causal ? first + count : tokens_;
-    return {first, count, keys, (keys + kRowLanes - 1) / kRowLanes * kRowLanes + kRowLanes};
+    return {first, count, shape_.causal ? first + count : tokens_};
   }
-  MatrixOperand OfKeys(const float* x, int64_t kv_head) const {
-    return {x + kv_head * dim_, shape_.kv_heads * dim_, 1};
+  // The rows of `x` [tokens, heads * head_dim] in the block.
+  MatrixOperand RowsOf(const float* x, int64_t head, const Block& at) const {
+    return {x + at.first * width() + head * dim_, width(), 1};
   }
-  const KeyHead& KeysOf(int64_t head) const {
-    return keys_[static_cast<size_t>(head / (shape_.heads / shape_.kv_heads))];
+  // Those of `x` [tokens, kv_heads * head_dim] from `first` on.
+  MatrixOperand RowsOfKeys(const float* x, int64_t kv_head, int64_t first) const {
+    return {x + (first * shape_.kv_heads + kv_head) * dim_, shape_.kv_heads * dim_, 1};
   }
+  int64_t KeyHeadOf(int64_t head) const { return head / (shape_.heads / shape_.kv_heads); }
   int64_t width() const { return shape_.heads * dim_; }
   float scale() const { return static_cast<float>(1 / std::sqrt(static_cast<double>(dim_))); }
-
-  // scores [count, stride] = the rows of `x` [count, head_dim], width() apart, times `keys`; then
-  // row(i, scores) of every one.
-  template <class Row>
-  void Scores(const Block& at, const float* x, const Factor& keys, FloatBuffer& scores,
-              const Row& row) const {
-    thread_local Factor left;
-    scores.resize(static_cast<size_t>(at.count * at.stride));
-    for (int64_t first = 0; first < at.count; first += kScoreRows) {
-      const int64_t rows = std::min(kScoreRows, at.count - first);
-      left.Set(shape_, ProductSide::kLeft, {x + first * width(), width(), 1}, rows, dim_);
-      float* to = scores.data() + first * at.stride;
-      Factor::Multiply(shape_, left, keys, {rows, at.keys, dim_}, false, to, at.stride);
-      for (int64_t i = 0; i < rows; ++i) row(first + i, to + i * at.stride);
-    }
-  }
-  // weights [count, stride]: scores, then row(i, scores, visible) of every query; zeros beyond.
-  template <class Row>
-  void Weights(int64_t head, const Block& at, FloatBuffer& weights, const Row& row) const {
-    const float* queries = q_ + at.first * width() + head * dim_;
-    Scores(at, queries, KeysOf(head).rows, weights, [&](int64_t i, float* scores) {
-      const int64_t visible = shape_.causal ? at.first + i + 1 : at.keys;
-      row(i, scores, visible);
-      std::fill(scores + visible, scores + at.keys, 0.0f);
-    });
-  }
 
   const AttentionShape shape_;
   const int64_t queries_, tokens_, dim_, blocks_;
   const float *q_, *k_, *v_;
-  std::vector<KeyHead> keys_;  // by head of keys
 };
 
-void Sequence::Forward(int64_t head, int64_t block, float* out, float* softmax) const {
-  thread_local FloatBuffer weights;
-  thread_local Factor left;
-  const Block at = At(block);
-  Weights(head, at, weights, [&](int64_t i, float* scores, int64_t visible) {
-    const SoftmaxTerms terms = SoftmaxRow(scale(), scores, visible);
-    float* to = softmax + 2 * (head * tokens_ + at.first + i);
-    to[0] = terms.top;
-    to[1] = terms.inverse;
-  });
-  left.Set(shape_, ProductSide::kLeft, {weights.data(), at.stride, 1}, at.count, at.keys);
-  Factor::Multiply(shape_, left, KeysOf(head).values, {at.count, dim_, at.keys}, false,
-                   out + at.first * width() + head * dim_, width());
+class ForwardSequence : public Sequence {
+ public:
+  ForwardSequence(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
+                  const float* v)
+      : Sequence(shape, kForwardQueries, tokens, q, k, v),
+        keys_(static_cast<size_t>(shape.kv_heads)) {
+    ParallelFor(shape.kv_heads, [&](int64_t h) {
+      keys_[h].rows.Set(shape_, ProductSide::kRight, RowsOfKeys(k_, h, 0), tokens_, dim_);
+      keys_[h].values.Set(shape_, ProductSide::kRight, RowsOfKeys(v_, h, 0).Transposed(), dim_,
+                          tokens_);
+    });
+  }
+
+  void Run(int64_t head, int64_t block, float* out, float* softmax) const {
+    thread_local FloatBuffer weights;
+    thread_local Factor left;
+    const Block at = At(block);
+    const int64_t stride = ScoreStride(at.keys);
+    const KeyHead& keys = keys_[static_cast<size_t>(KeyHeadOf(head))];
+    weights.resize(static_cast<size_t>(at.count * stride));
+    left.Set(shape_, ProductSide::kLeft, RowsOf(q_, head, at), at.count, dim_);
+    Factor::Multiply(shape_, left, keys.rows, {at.count, at.keys, dim_}, false, weights.data(),
+                     stride);
+    for (int64_t i = 0; i < at.count; ++i) {
+      float* scores = weights.data() + i * stride;
+      const int64_t visible = shape_.causal ? at.first + i + 1 : at.keys;
+      const SoftmaxTerms terms = SoftmaxRow(scale(), scores, visible);
+      std::fill(scores + visible, scores + at.keys, 0.0f);
+      float* to = softmax + 2 * (head * tokens_ + at.first + i);
+      to[0] = terms.top;
+      to[1] = terms.inverse;
+    }
+    left.Set(shape_, ProductSide::kLeft, {weights.data(), stride, 1}, at.count, at.keys);
+    Factor::Multiply(shape_, left, keys.values, {at.count, dim_, at.keys}, false,
+                     out + at.first * width() + head * dim_, width());
+  }
+
+ private:
+  // What products read of one head of keys: K^T and V.
+  struct KeyHead {
+    Factor rows, values;
+  };
+  std::vector<KeyHead> keys_;
+};
+
+class BackwardSequence : public Sequence {
+ public:
+  BackwardSequence(const AttentionShape& shape, int64_t tokens, const AttentionPass& pass,
+                   const float* d_out)
+      : Sequence(shape, kBackwardQueries, tokens, pass.q, pass.k, pass.v),
+        pass_(pass),
+        d_out_(d_out),
+        slices_((tokens + kSliceKeys - 1) / kSliceKeys),
+        keys_(static_cast<size_t>(shape.kv_heads * slices_)) {
+    ParallelFor(shape.kv_heads * slices_, [&](int64_t i) {
+      const int64_t head = i / slices_, first = i % slices_ * kSliceKeys;
+      const int64_t count = std::min(kSliceKeys, tokens_ - first);
+      const MatrixOperand rows = RowsOfKeys(k_, head, first);
+      keys_[i].rows.Set(shape_, ProductSide::kRight, rows, count, dim_);
+      keys_[i].columns.Set(shape_, ProductSide::kRight, rows.Transposed(), dim_, count);
+      keys_[i].values.Set(shape_, ProductSide::kRight, RowsOfKeys(v_, head, first), count, dim_);
+    });
+  }
+
+  // The block's part: d_q in place, d_k and d_v [KeysIn(block), head_dim] without gaps, set or
+  // (`add`) added to.
+  void Run(int64_t head, int64_t block, bool add, float* d_q, float* d_k, float* d_v) const;
+
+ private:
+  // What products read of a slice of one head's keys: K^T, K, and V^T.
+  struct KeySlice {
+    Factor rows, columns, values;
+  };
+  // What all slices read of a block of queries of one head, and where one is worked on.
+  struct Queries {
+    Factor q, q_columns, d_out, d_out_columns;
+    float means[kBackwardQueries];  // of the weights' gradients, under the weights
+    FloatBuffer weights, d_scores;
+    Factor left;
+  };
+  void Set(int64_t head, const Block& at, Queries& queries) const;
+  // weights [count, stride] of the slice's `keys`, the first of which is `first`.
+  void Weights(int64_t head, const Block& at, const KeySlice& slice, int64_t first, int64_t keys,
+               Queries& queries) const;
+
+  const AttentionPass pass_;
+  const float* d_out_;
+  const int64_t slices_;
+  std::vector<KeySlice> keys_;  // [head][slice]
+};
+
+void BackwardSequence::Set(int64_t head, const Block& at, Queries& queries) const {
+  const MatrixOperand q = RowsOf(q_, head, at), d_out = RowsOf(d_out_, head, at);
+  queries.q.Set(shape_, ProductSide::kLeft, q, at.count, dim_);
+  queries.q_columns.Set(shape_, ProductSide::kRight, q.Transposed(), dim_, at.count);
+  queries.d_out.Set(shape_, ProductSide::kLeft, d_out, at.count, dim_);
+  queries.d_out_columns.Set(shape_, ProductSide::kRight, d_out.Transposed(), dim_, at.count);
+  const MatrixOperand out = RowsOf(pass_.out, head, at);
+  for (int64_t i = 0; i < at.count; ++i) {
+    queries.means[i] = DotRow(out.data + i * width(), d_out.data + i * width(), dim_);
+  }
 }
 
-void Sequence::Backward(int64_t head, int64_t block, bool add, const AttentionPass& pass,
-                        const float* d_out, float* d_q, float* d_k, float* d_v) const {
-  thread_local FloatBuffer weights, d_scores;
-  thread_local Factor left, right;
+void BackwardSequence::Weights(int64_t head, const Block& at, const KeySlice& slice, int64_t first,
+                               int64_t keys, Queries& queries) const {
+  const int64_t stride = ScoreStride(keys);
+  queries.weights.resize(static_cast<size_t>(at.count * stride));
+  Factor::Multiply(shape_, queries.q, slice.rows, {at.count, keys, dim_}, false,
+                   queries.weights.data(), stride);
+  for (int64_t i = 0; i < at.count; ++i) {
+    float* row = queries.weights.data() + i * stride;
+    const float* terms = pass_.softmax + 2 * (head * tokens_ + at.first + i);
+    const int64_t visible =
+        shape_.causal ? std::clamp<int64_t>(at.first + i + 1 - first, 0, keys) : keys;
+    if (visible > 0) SoftmaxRow(scale(), {terms[0], terms[1]}, row, visible);
+    std::fill(row + visible, row + keys, 0.0f);
+  }
+}
+
+void BackwardSequence::Run(int64_t head, int64_t block, bool add, float* d_q, float* d_k,
+                           float* d_v) const {
+  thread_local Queries queries;
   const Block at = At(block);
-  const int64_t offset = at.first * width() + head * dim_;
-  Weights(head, at, weights, [&](int64_t i, float* scores, int64_t visible) {
-    const float* terms = pass.softmax + 2 * (head * tokens_ + at.first + i);
-    SoftmaxRow(scale(), {terms[0], terms[1]}, scores, visible);
-  });
-  const MatrixOperand d_rows = {d_out + offset, width(), 1};
-  // dV += W^T dO
-  left.Set(shape_, ProductSide::kLeft, MatrixOperand{weights.data(), at.stride, 1}.Transposed(),
-           at.keys, at.count);
-  right.Set(shape_, ProductSide::kRight, d_rows.Transposed(), dim_, at.count);
-  Factor::Multiply(shape_, left, right, {at.keys, dim_, at.count}, add, d_v, dim_);
-  // dW = dO V^T
-  Scores(at, d_rows.data, KeysOf(head).values, d_scores, [&](int64_t i, float* scores) {
-    const int64_t row = offset + i * width();
-    // Of the weights' gradients under the weights.
-    const float mean = DotRow(pass.out + row, d_out + row, dim_);
-    ScoreGradientRow(scale(), weights.data() + i * at.stride, mean, at.keys, scores);
-  });
-  // dQ = dS K
-  const MatrixOperand d_rows_of_scores = {d_scores.data(), at.stride, 1};
-  left.Set(shape_, ProductSide::kLeft, d_rows_of_scores, at.count, at.keys);
-  Factor::Multiply(shape_, left, KeysOf(head).columns, {at.count, dim_, at.keys}, false,
-                   d_q + offset, width());
-  // dK += dS^T Q
-  left.Set(shape_, ProductSide::kLeft, d_rows_of_scores.Transposed(), at.keys, at.count);
-  right.Set(shape_, ProductSide::kRight, MatrixOperand{q_ + offset, width(), 1}.Transposed(), dim_,
-            at.count);
-  Factor::Multiply(shape_, left, right, {at.keys, dim_, at.count}, add, d_k, dim_);
+  Set(head, at, queries);
+  const MatrixOperand to = RowsOf(d_q, head, at);
+  for (int64_t first = 0; first < at.keys; first += kSliceKeys) {
+    const KeySlice& slice =
+        keys_[static_cast<size_t>(KeyHeadOf(head) * slices_ + first / kSliceKeys)];
+    const int64_t keys = std::min(kSliceKeys, at.keys - first), stride = ScoreStride(keys);
+    Weights(head, at, slice, first, keys, queries);
+    Factor& left = queries.left;
+    // dV += W^T dO
+    const MatrixOperand weights = {queries.weights.data(), stride, 1};
+    left.Set(shape_, ProductSide::kLeft, weights.Transposed(), keys, at.count);
+    Factor::Multiply(shape_, left, queries.d_out_columns, {keys, dim_, at.count}, add,
+                     d_v + first * dim_, dim_);
+    // dW = dO V^T
+    queries.d_scores.resize(queries.weights.size());
+    const MatrixOperand d_scores = {queries.d_scores.data(), stride, 1};
+    Factor::Multiply(shape_, queries.d_out, slice.values, {at.count, keys, dim_}, false,
+                     queries.d_scores.data(), stride);
+    for (int64_t i = 0; i < at.count; ++i) {
+      ScoreGradientRow(scale(), weights.data + i * stride, queries.means[i], keys,
+                       queries.d_scores.data() + i * stride);
+    }
+    // dQ += dS K
+    left.Set(shape_, ProductSide::kLeft, d_scores, at.count, keys);
+    Factor::Multiply(shape_, left, slice.columns, {at.count, dim_, keys}, first > 0,
+                     const_cast<float*>(to.data), width());
+    // dK += dS^T Q
+    left.Set(shape_, ProductSide::kLeft, d_scores.Transposed(), keys, at.count);
+    Factor::Multiply(shape_, left, queries.q_columns, {keys, dim_, at.count}, add,
+                     d_k + first * dim_, dim_);
+  }
 }
 
 }  // namespace
@@ -215,10 +276,9 @@ void Rotate(const std::vector<float>& table, int64_t rotary, int64_t tokens, int
 
 void Attend(const AttentionShape& shape, int64_t tokens, const float* q, const float* k,
             const float* v, float* out, float* softmax) {
-  Sequence sequence(shape, kForwardQueries, tokens, q, k, v);
-  sequence.PrepareForward();
+  const ForwardSequence sequence(shape, tokens, q, k, v);
   const auto attend = [&](int64_t task) {
-    sequence.Forward(task / sequence.blocks(), task % sequence.blocks(), out, softmax);
+    sequence.Run(task / sequence.blocks(), task % sequence.blocks(), out, softmax);
   };
   // Two products and a softmax.
   const auto multiplications =
@@ -232,8 +292,7 @@ void AttendBackward(const AttentionShape& shape, int64_t tokens, const Attention
   // of about one size where later blocks see more keys.
   constexpr int64_t kParts = 2;
   const int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads, size = tokens * dim;
-  Sequence sequence(shape, kBackwardQueries, tokens, pass.q, pass.k, pass.v);
-  sequence.PrepareBackward();
+  const BackwardSequence sequence(shape, tokens, pass, d_out);
   FloatBuffer &keys = sums.keys, &values = sums.values;
   keys.resize(static_cast<size_t>(shape.heads * kParts * size));
   values.resize(keys.size());
@@ -248,8 +307,7 @@ void AttendBackward(const AttentionShape& shape, int64_t tokens, const Attention
     // The last block first: no other sees more keys.
     for (int64_t block = sequence.blocks() - 1; block >= 0; --block) {
       if (part_of(block) != part) continue;
-      sequence.Backward(head, block, add, pass, d_out, d_q, keys.data() + task * size,
-                        values.data() + task * size);
+      sequence.Run(head, block, add, d_q, keys.data() + task * size, values.data() + task * size);
       add = true;
     }
   };

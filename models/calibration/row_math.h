@@ -48,7 +48,7 @@ void AddNormGradient(const RowNormArgs& norm, const float* x, const float* dy, i
 void AddNormParameterGradients(const RowNormArgs& norm, int64_t rows, const float* x,
                                const float* dy, int64_t n, float* weight, float* bias);
 
-// What makes weights of the scores of one query: e^(scale * score - top) * inverse.
+// What makes weights of the scores of one query: 2^(scale * score / ln 2 - top) * inverse.
 struct SoftmaxTerms {
   float top, inverse;
 };
