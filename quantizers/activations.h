@@ -71,7 +71,9 @@ class BlockActivations final : public BlockInputs {
   absl::Status Read(int64_t sequence, bool original, FloatBuffer& values) const {
     return (original && original_ != nullptr ? original_ : inputs_)->Read(sequence, values);
   }
-  SequenceStore Store(const std::string& name) const override { return SequenceStore(sink_, name); }
+  SequenceStore Store(const std::string& name, uint64_t memory_bytes) const override {
+    return SequenceStore(sink_, name, memory_bytes);
+  }
   // FAILED_PRECONDITION before SetTargets.
   absl::StatusOr<FloatBuffer> ReadTarget(int64_t sequence) const override {
     if (targets_ == nullptr) return absl::FailedPreconditionError("the block has no targets");

@@ -78,9 +78,20 @@ class BlockInputs {
   // where the recipe asks for both).
   virtual absl::StatusOr<FloatBuffer> Read(int64_t sequence, bool original = false) const = 0;
   // Room for values of every sequence. No two at a time of one name.
-  virtual SequenceStore Store(const std::string& name) const = 0;
+  virtual SequenceStore Store(const std::string& name,
+                              uint64_t memory_bytes = SequenceStore::kMemoryBytes) const = 0;
   // What the original block makes of Read(sequence), [tokens, hidden]; for a BlockTuner.
   virtual absl::StatusOr<FloatBuffer> ReadTarget(int64_t sequence) const = 0;
+};
+
+// What a block's products round their operands to; none: float32.
+struct BlockRounding {
+  std::optional<ProductRounding> linears;
+  std::optional<ProductRounding> attention;  // its scores, and values under their weights
+
+  static BlockRounding Everywhere(std::optional<ProductRounding> rounding) {
+    return {rounding, rounding};
+  }
 };
 
 class CalibratedBlock {
@@ -109,11 +120,20 @@ class CalibratedBlock {
   // as the whole run gives. What it holds must be of the parameters as they are; the vectors of
   // what it lacks are empty, their memory is used.
   virtual void Continue(BlockPass& pass, BlockValue until) = 0;
+  // How the values at `until` change when weights change a little, [tokens, width]: the linears
+  // that read `from` hold the changes of their weights, everything else what it held when
+  // `reference` ran in float32. `from` is kAttentionInput or kAttended with an `until` of
+  // kAttentionOutput, or kMlpInput or kMlpHidden with kMlpOutput; `reference` holds the values at
+  // `from` and what the run computed on its way: q, k, v, raw_q, raw_k, kAttended; gate and up.
+  // Linears multiply nothing but changes, of which rounding (SetRounding) takes a small part, where
+  // it takes as much of whole values.
+  virtual void Change(const BlockPass& reference, BlockValue from, BlockValue until,
+                      FloatBuffer& change) = 0;
 
-  // From now on linears and attention multiply operands rounded so, forward and backward, or (none)
-  // float32 as at first. For training by the signs of gradients, and for ranking: many times as
-  // fast on many processors, the same bits on all.
-  virtual void SetRounding(std::optional<ProductRounding> rounding) = 0;
+  // From now on products round so, forward and backward; at first none does. For training by the
+  // signs of gradients, and for ranking: many times as fast on many processors, the same bits on
+  // all.
+  virtual void SetRounding(const BlockRounding& rounding) = 0;
 
   // That multiplies float32; null: the CPU.
   virtual ProductDevice* device() const { return nullptr; }

@@ -111,9 +111,9 @@ std::span<float> DenseBlock::Parameter(absl::string_view name) {
   return it == parameters_.end() ? std::span<float>() : std::span<float>(it->second);
 }
 
-void DenseBlock::SetRounding(std::optional<ProductRounding> rounding) {
-  attention_.rounding = rounding;
-  products_.SetRounding(rounding);
+void DenseBlock::SetRounding(const BlockRounding& rounding) {
+  attention_.rounding = rounding.attention;
+  products_.SetRounding(rounding.linears);
 }
 
 void DenseBlock::Work(absl::FunctionRef<void()> body) const {
@@ -139,10 +139,10 @@ LinearWeight DenseBlock::WeightOf(const std::string& module) const {
   return {module, Find(module, ".weight"), linear->rows, linear->cols};
 }
 
-void DenseBlock::Apply(const std::string& module, TokenOperand& x, FloatBuffer& y) {
+void DenseBlock::Apply(const std::string& module, TokenOperand& x, Of of, FloatBuffer& y) {
   const LinearWeight weight = WeightOf(module);
   y.resize(static_cast<size_t>(x.tokens() * weight.rows));
-  const float* bias = Find(module, ".bias");
+  const float* bias = of == Of::kValues ? Find(module, ".bias") : nullptr;
   for (int64_t t = 0; bias != nullptr && t < x.tokens(); ++t) {
     std::copy_n(bias, weight.rows, y.data() + t * weight.rows);
   }
@@ -190,13 +190,13 @@ std::vector<DenseBlock::Part> DenseBlock::GateUpParts(FloatBuffer& gate, FloatBu
   return {{gate, width}, {up, width}};
 }
 
-void DenseBlock::ApplyAll(const std::vector<std::string>& modules, TokenOperand& x,
+void DenseBlock::ApplyAll(const std::vector<std::string>& modules, TokenOperand& x, Of of,
                           const std::vector<Part>& parts) {
   if (modules.size() == parts.size()) {
-    for (size_t i = 0; i < parts.size(); ++i) Apply(modules[i], x, parts[i].values);
+    for (size_t i = 0; i < parts.size(); ++i) Apply(modules[i], x, of, parts[i].values);
     return;
   }
-  Apply(modules.front(), x, fused_);
+  Apply(modules.front(), x, of, fused_);
   const int64_t tokens = x.tokens(), width = static_cast<int64_t>(fused_.size()) / tokens;
   int64_t column = 0;
   for (const Part& part : parts) {
@@ -244,7 +244,7 @@ void DenseBlock::AttentionPart(BlockPass& pass, BlockValue until) {
   FloatBuffer& attended = pass[BlockValue::kAttended];
   if (attended.empty()) {
     input_.Set(input.data(), tokens, config_.hidden_size);
-    ApplyAll(names_.qkv, input_, QkvParts(pass.q, pass.k, pass.v));
+    ApplyAll(names_.qkv, input_, Of::kValues, QkvParts(pass.q, pass.k, pass.v));
     NormalizeHeads(names_.q_norm, pass.raw_q, pass.q);
     NormalizeHeads(names_.k_norm, pass.raw_k, pass.k);
     if (rope_ != nullptr) {
@@ -259,14 +259,14 @@ void DenseBlock::AttentionPart(BlockPass& pass, BlockValue until) {
   }
   if (until == BlockValue::kAttended) return;
   hidden_.Set(attended.data(), tokens, WidthOf(BlockValue::kAttended));
-  Apply(names_.o, hidden_, pass[BlockValue::kAttentionOutput]);
+  Apply(names_.o, hidden_, Of::kValues, pass[BlockValue::kAttentionOutput]);
 }
 
 void DenseBlock::MlpActivation(BlockPass& pass) {
   const FloatBuffer& input = pass[BlockValue::kMlpInput];
   FloatBuffer& hidden = pass[BlockValue::kMlpHidden];
   input_.Set(input.data(), pass.tokens, config_.hidden_size);
-  ApplyAll(names_.gate_up, input_, GateUpParts(pass.gate, pass.up));
+  ApplyAll(names_.gate_up, input_, Of::kValues, GateUpParts(pass.gate, pass.up));
   hidden.resize(pass.gate.size());
   const int64_t width = config_.intermediate_size;
   const float* up = is_encoder() ? nullptr : pass.up.data();
@@ -294,7 +294,7 @@ void DenseBlock::MlpPart(BlockPass& pass, BlockValue until) {
   if (!from_hidden) MlpActivation(pass);
   if (until == BlockValue::kMlpHidden) return;
   hidden_.Set(pass[BlockValue::kMlpHidden].data(), pass.tokens, config_.intermediate_size);
-  Apply(names_.down, hidden_, pass[BlockValue::kMlpOutput]);
+  Apply(names_.down, hidden_, Of::kValues, pass[BlockValue::kMlpOutput]);
   if (until == BlockValue::kMlpOutput) return;
   const FloatBuffer& output = pass[BlockValue::kMlpOutput];
   if (is_encoder()) {

@@ -49,7 +49,9 @@ class DenseBlock final : public CalibratedBlock {
   std::span<float> Parameter(absl::string_view name) override;
   BlockPass Run(BlockValue from, std::span<const float> values, BlockValue until) override;
   void Continue(BlockPass& pass, BlockValue until) override;
-  void SetRounding(std::optional<ProductRounding> rounding) override;
+  void Change(const BlockPass& reference, BlockValue from, BlockValue until,
+              FloatBuffer& change) override;
+  void SetRounding(const BlockRounding& rounding) override;
   ProductDevice* device() const override { return device_; }
   void Backward(const BlockPass& pass, FloatBuffer output, BlockGradients& gradients,
                 bool more) override;
@@ -60,8 +62,9 @@ class DenseBlock final : public CalibratedBlock {
   int64_t WidthOf(BlockValue value) const;
   const float* Find(const std::string& module, const char* local) const;
   LinearWeight WeightOf(const std::string& module) const;
-  // y [tokens, rows of the module] = x W^T + bias.
-  void Apply(const std::string& module, TokenOperand& x, FloatBuffer& y);
+  // y [tokens, rows of the module] = x W^T, and of values, not changes, + bias.
+  enum class Of { kValues, kChanges };
+  void Apply(const std::string& module, TokenOperand& x, Of of, FloatBuffer& y);
   // The outputs of modules that read `x`, and how wide each of them is in a token. Of one module
   // with the rows of several, they are its columns.
   struct Part {
@@ -70,7 +73,7 @@ class DenseBlock final : public CalibratedBlock {
   };
   std::vector<Part> QkvParts(FloatBuffer& q, FloatBuffer& k, FloatBuffer& v) const;
   std::vector<Part> GateUpParts(FloatBuffer& gate, FloatBuffer& up) const;
-  void ApplyAll(const std::vector<std::string>& modules, TokenOperand& x,
+  void ApplyAll(const std::vector<std::string>& modules, TokenOperand& x, Of of,
                 const std::vector<Part>& parts);
   // y = norm(x), rows as wide as the norm.
   void Normalize(const std::string& module, const FloatBuffer& x, FloatBuffer& y) const;
@@ -79,6 +82,13 @@ class DenseBlock final : public CalibratedBlock {
   void AttentionPart(BlockPass& pass, BlockValue until);
   void MlpPart(BlockPass& pass, BlockValue until);
   void MlpActivation(BlockPass& pass);
+
+  // What o and down read changes by, in d_hidden_.
+  void AttendedChange(const BlockPass& reference);
+  void MlpHiddenChange(const BlockPass& reference);
+  // `change` of q or k becomes what it makes of the reference's.
+  void ChangeHeads(const std::string& norm, const FloatBuffer& raw, const FloatBuffer& rotated,
+                   int64_t heads, int64_t tokens, FloatBuffer& change) const;
 
   // The gradients of a linear's weight and bias from its outputs' `dy`, where asked for.
   void AddLinearGradients(const std::string& module, TokenOperand& x, TokenOperand& dy,

@@ -95,9 +95,9 @@ class Training {
   }
 
   absl::Status Run() {
-    block_.SetRounding(training_.rounding);
+    block_.SetRounding(BlockRounding::Everywhere(training_.rounding));
     absl::Status status = Train();
-    block_.SetRounding(std::nullopt);
+    block_.SetRounding({});
     return status;
   }
 

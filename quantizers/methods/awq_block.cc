@@ -14,8 +14,6 @@
 namespace quantd {
 namespace {
 
-constexpr int64_t kSampleTokens = 512;  // n_sample_token
-
 float Half(float value) { return InFloat16::Round(value); }
 
 absl::Status Cancelled() { return absl::CancelledError("the operation was cancelled"); }
@@ -106,38 +104,6 @@ void Fold(CalibratedBlock& block, const AwqGroup& group) {
   if (!bias.empty()) DivideBy(group.factors, bias.last(rows));
 }
 
-// Inputs of every kind of linear, some 512 tokens of all sequences in equal steps.
-using Samples = std::array<std::vector<float>, kBlockValues>;
-
-absl::StatusOr<Samples> CollectSamples(CalibratedBlock& block, const BlockInputs& inputs,
-                                       SolverControl& control) {
-  int64_t tokens = 0;
-  for (int64_t s = 0; s < inputs.sequences(); ++s) tokens += inputs.tokens(s);
-  const int64_t step = std::max<int64_t>(1, tokens / kSampleTokens);
-  Samples samples;
-  int64_t first = 0;
-  for (int64_t s = 0; s < inputs.sequences(); ++s) {
-    if (control.stopped && control.stopped()) return Cancelled();
-    ASSIGN_OR_RETURN(const FloatBuffer hidden, inputs.Read(s));
-    const BlockPass pass = block.Run(BlockValue::kInput, hidden, BlockValue::kMlpHidden);
-    for (const BlockLinear& linear : block.linears()) {
-      std::vector<float>& sample = samples[static_cast<size_t>(linear.input)];
-      // Linears that read the same values take them once: the first of them.
-      const auto first_reader =
-          std::ranges::find(block.linears(), linear.input, &BlockLinear::input);
-      if (&*first_reader != &linear) continue;
-      const FloatBuffer& values = pass[linear.input];
-      for (int64_t t = (step - first % step) % step; t < pass.tokens; t += step) {
-        for (int64_t c = 0; c < linear.cols; ++c) {
-          sample.push_back(Half(values[t * linear.cols + c]));
-        }
-      }
-    }
-    first += pass.tokens;
-  }
-  return samples;
-}
-
 }  // namespace
 
 bool IsClippedByAwq(absl::string_view module) {
@@ -170,15 +136,22 @@ absl::StatusOr<std::map<std::string, QuantizedTensor>> AwqBlockSolver::Solve(
   }
   std::vector<AwqGroup> groups;
   if (options_.apply_scale && !block.is_encoder()) groups = GroupsOf(block);
-  Samples samples;
-  if (options_.apply_clip) {
-    ASSIGN_OR_RETURN(samples, CollectSamples(block, inputs, control));
-  }
-  // All searches see the block as it was.
-  for (AwqGroup& group : groups) {
-    const bool any = std::ranges::any_of(
+  std::erase_if(groups, [&](const AwqGroup& group) {
+    return std::ranges::none_of(
         group.linears, [&](const BlockLinear* linear) { return schemes.contains(linear->module); });
-    if (any) RETURN_IF_ERROR(SearchAwqFactors(block, inputs, options_, control, group));
+  });
+  std::vector<AwqGroupInputs::Shape> shapes;
+  for (const AwqGroup& group : groups) shapes.push_back({group.from, group.linears.front()->cols});
+  AwqSamples samples;
+  if (options_.apply_clip || !groups.empty()) {
+    ASSIGN_OR_RETURN(AwqInputs read,
+                     CollectAwqInputs(block, inputs, shapes, options_.apply_clip, control));
+    samples = std::move(read.samples);
+    // All searches see the block as it was.
+    for (size_t i = 0; i < groups.size(); ++i) {
+      RETURN_IF_ERROR(
+          SearchAwqFactors(block, inputs, std::move(read.groups[i]), options_, control, groups[i]));
+    }
   }
   for (const AwqGroup& group : groups) {
     Fold(block, group);

@@ -1,6 +1,7 @@
 #include "quantizers/methods/awq_factors.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -9,7 +10,6 @@
 #include "core/parallel.h"
 #include "kernels/matrix_product.h"
 #include "kernels/rounded_product.h"
-#include "quantizers/input_statistics.h"
 #include "quantizers/solvers/rounding.h"
 
 namespace quantd {
@@ -19,73 +19,18 @@ absl::Status Cancelled() { return absl::CancelledError("the operation was cancel
 
 std::string WeightOf(const BlockLinear& linear) { return absl::StrCat(linear.module, ".weight"); }
 
-// The values that one kind of linear reads, of all sequences: X [tokens, cols].
-struct StageData {
-  std::vector<float> mean_magnitude;  // [cols]
-  SequenceStore inputs;               // float16 values; or
-  std::vector<float> gram;            // X^T X [cols, cols]
-  bool is_finite = true;
-};
-
-// Where the group's outputs are one product X W^T, losses need X^T X alone: |X D^T|^2 is the sum
-// over D's rows of d X^T X d^T. Cheaper as soon as there are more tokens than columns.
-bool NeedsGramAlone(const AwqGroup& group, int64_t tokens) {
-  const bool is_product =
-      group.from == BlockValue::kAttended || group.from == BlockValue::kMlpHidden;
-  return is_product && tokens >= group.linears.front()->cols;
-}
-
-absl::StatusOr<StageData> Collect(CalibratedBlock& block, const BlockInputs& inputs,
-                                  const AwqGroup& group, SolverControl& control) {
-  const int64_t cols = group.linears.front()->cols;
-  int64_t tokens = 0;
-  for (int64_t s = 0; s < inputs.sequences(); ++s) tokens += inputs.tokens(s);
-  const bool by_gram = NeedsGramAlone(group, tokens);
-  StageData data = {.inputs = inputs.Store("awq-inputs")};
-  InputStatistics statistics(cols, {.gram = by_gram}, tokens, block.device());
-  std::vector<double> sums(static_cast<size_t>(cols));
-  for (int64_t s = 0; s < inputs.sequences(); ++s) {
-    if (control.stopped && control.stopped()) return Cancelled();
-    ASSIGN_OR_RETURN(const FloatBuffer hidden, inputs.Read(s));
-    BlockPass pass = block.Run(BlockValue::kInput, hidden, group.from);
-    FloatBuffer& values = pass[group.from];
-    RoundToHalf(values);
-    for (int64_t t = 0; t < pass.tokens; ++t) {
-      for (int64_t c = 0; c < cols; ++c) sums[c] += std::abs(values[t * cols + c]);
-    }
-    if (!by_gram) {
-      RETURN_IF_ERROR(data.inputs.Append(std::move(values)));
-    } else if (data.is_finite) {
-      const absl::Status added = statistics.Add(values);
-      data.is_finite = !absl::IsInvalidArgument(added);  // not beyond float16
-      if (data.is_finite) RETURN_IF_ERROR(added);
-    }
-  }
-  for (const double sum : sums) {
-    data.mean_magnitude.push_back(static_cast<float>(sum / static_cast<double>(tokens)));
-  }
-  if (by_gram && data.is_finite) {
-    const absl::Status finished = statistics.Finish();
-    data.is_finite = !absl::IsInvalidArgument(finished);
-    if (data.is_finite) RETURN_IF_ERROR(finished);
-    const std::span<const float> gram = statistics.View().gram;
-    data.gram.assign(gram.begin(), gram.end());
-  }
-  return data;
-}
-
-// |a - b|^2, in slices that are added in order.
-double SquaredDistance(const FloatBuffer& a, const FloatBuffer& b) {
+// The sum of term(i), i < count, in slices that are added in order.
+template <class Term>
+double Sum(size_t count, const Term& term) {
   constexpr size_t kSlice = 1 << 14, kLanes = 16;
-  std::vector<double> sums((a.size() + kSlice - 1) / kSlice);
+  std::vector<double> sums((count + kSlice - 1) / kSlice);
   const auto add = [&](int64_t slice) {
     double lanes[kLanes] = {};
     const size_t begin = static_cast<size_t>(slice) * kSlice;
-    const size_t end = std::min(a.size(), begin + kSlice);
+    const size_t end = std::min(count, begin + kSlice);
     for (size_t i = begin; i < end; i += kLanes) {
       for (size_t k = 0; k < std::min(kLanes, end - i); ++k) {
-        const double difference = a[i + k] - b[i + k];
-        lanes[k] += difference * difference;
+        lanes[k] += term(i + k);
       }
     }
     sums[static_cast<size_t>(slice)] = std::accumulate(lanes, lanes + kLanes, 0.0);
@@ -94,12 +39,63 @@ double SquaredDistance(const FloatBuffer& a, const FloatBuffer& b) {
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
+// What the block computes of the sequences with the original weights, from where a group reads to
+// where it is judged.
+class References {
+ public:
+  explicit References(const BlockInputs& inputs) : outputs_(inputs.Store("awq-outputs")) {
+    for (int i = 0; i < kOnTheWay; ++i) {
+      on_the_way_.push_back(inputs.Store(absl::StrCat("awq-on-the-way-", i),
+                                         SequenceStore::kMemoryBytes / kOnTheWay));
+    }
+  }
+
+  absl::Status Append(BlockPass& pass, BlockValue from, BlockValue until) {
+    RETURN_IF_ERROR(outputs_.Append(std::move(pass[until])));
+    std::array<FloatBuffer*, kOnTheWay> values = OnTheWay(pass, from);
+    for (size_t i = 0; i < values.size(); ++i) {
+      RETURN_IF_ERROR(
+          on_the_way_[i].Append(values[i] != nullptr ? std::move(*values[i]) : FloatBuffer()));
+    }
+    return absl::OkStatus();
+  }
+  SequenceStore& outputs() { return outputs_; }
+  // Into the pass, and back.
+  absl::Status Take(size_t sequence, BlockValue from, BlockPass& pass) {
+    std::array<FloatBuffer*, kOnTheWay> values = OnTheWay(pass, from);
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (values[i] != nullptr) RETURN_IF_ERROR(on_the_way_[i].Take(sequence, *values[i]));
+    }
+    return absl::OkStatus();
+  }
+  void Return(size_t sequence, BlockValue from, BlockPass& pass) {
+    std::array<FloatBuffer*, kOnTheWay> values = OnTheWay(pass, from);
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (values[i] != nullptr) on_the_way_[i].Return(sequence, *values[i]);
+    }
+  }
+
+ private:
+  static constexpr int kOnTheWay = 6;
+  // What Change reads of a reference beside the values at `from`; null: nothing.
+  static std::array<FloatBuffer*, kOnTheWay> OnTheWay(BlockPass& pass, BlockValue from) {
+    if (from == BlockValue::kAttentionInput) {
+      return {&pass.q, &pass.k, &pass.v, &pass.raw_q, &pass.raw_k, &pass[BlockValue::kAttended]};
+    }
+    if (from == BlockValue::kMlpInput) return {&pass.gate, &pass.up};
+    return {};
+  }
+
+  SequenceStore outputs_;
+  std::vector<SequenceStore> on_the_way_;
+};
+
 // _search_best_scale: the factors whose rounded weights change the output least. The weights are
 // as before when it is gone.
 class FactorSearch {
  public:
   FactorSearch(CalibratedBlock& block, const AwqOptions& options, const AwqGroup& group,
-               StageData data, SequenceStore references)
+               AwqGroupInputs data, References references)
       : block_(block),
         options_(options),
         group_(group),
@@ -117,11 +113,12 @@ class FactorSearch {
   FactorSearch(const FactorSearch&) = delete;
   FactorSearch& operator=(const FactorSearch&) = delete;
 
-  // Empty where no factors give finite outputs. All are tried with products of rounded operands,
-  // many times as fast; those that come near the best are told apart in float32.
+  // Empty where no factors give finite outputs. All are tried with rounded products of what they
+  // change, many times as fast; those that come near the best are told apart in float32.
   absl::StatusOr<std::vector<float>> Best(SolverControl& control) {
     std::vector<Candidate> candidates;
     for (int step = 0; step < kAwqRatios; ++step) candidates.push_back({step, Factors(step), 0});
+    RETURN_IF_ERROR(MakeReferences(control));
     Rank(true);
     const absl::Status status = TryAll(near(), control, candidates);
     Rank(false);
@@ -139,18 +136,12 @@ class FactorSearch {
     double loss;  // so far
   };
 
-  // Attention's weights, of which a few are large, would lose too much to int8.
-  ProductRounding rounding() const {
-    return group_.from == BlockValue::kAttentionInput ? ProductRounding::kBFloat16
-                                                      : ProductRounding::kInt8;
-  }
+  // Attention's weights, of which a few are large, would lose too much.
+  static constexpr BlockRounding kRanking = {.linears = ProductRounding::kInt8,
+                                             .attention = std::nullopt};
   // Of two losses near the least, those of rounded products are to each other as those of float32
-  // within this factor. On SmolLM2's layers those by the gram matrix were within 1.002, others of
-  // int8, to all of which rounding adds about the same, within 1.009, of bfloat16 within 1.003.
-  double near() const {
-    if (!data_.gram.empty()) return 1.005;
-    return rounding() == ProductRounding::kInt8 ? 1.025 : 1.01;
-  }
+  // within this factor: more than twice what it was on SmolLM2's layers.
+  double near() const { return data_.gram().empty() ? 1.003 : 1.005; }
 
   // Losses of the candidates, the least first, of equal ones the first step, as upstream. Losses
   // are sums over the sequences: factors are given up, with a loss of infinity, as soon as theirs
@@ -162,7 +153,6 @@ class FactorSearch {
         return std::pair(a.loss, a.step) < std::pair(b.loss, b.step);
       });
     };
-    RETURN_IF_ERROR(MakeReferences(control));
     leader_.clear();
     for (Candidate& candidate : candidates) {
       if (control.stopped && control.stopped()) return Cancelled();
@@ -178,7 +168,7 @@ class FactorSearch {
       const bool has_hope = candidate.loss < kInfinity && !IsHopeless(0, candidate.loss);
       if (candidate.loss <= most && has_hope) {
         Try(candidate);
-        RETURN_IF_ERROR(AddLosses(1, data_.inputs.size(), most, candidate));
+        RETURN_IF_ERROR(AddLosses(1, data_.sequences().size(), most, candidate));
       }
       if (!(has_hope && candidate.loss <= most)) candidate.loss = kInfinity;
       most = std::min(most, candidate.loss * near);
@@ -192,104 +182,146 @@ class FactorSearch {
   // first sequence likes best, after the same sequences, that the rest will not make up for it.
   bool IsHopeless(size_t sequence, double loss) const {
     if (!is_ranking_ || sequence >= leader_.size()) return false;
-    return loss > leader_[sequence] * (1 + 0.4 / static_cast<double>(sequence + 1));
+    return loss > leader_[sequence] * (1 + 0.25 / static_cast<double>(sequence + 1));
   }
 
   void Rank(bool on) {
     is_ranking_ = on;
-    block_.SetRounding(on ? std::optional(rounding()) : std::nullopt);
-    if (!on || data_.gram.empty()) return;
+    block_.SetRounding(on ? kRanking : BlockRounding());
+    if (!on || data_.gram().empty()) return;
     const int64_t cols = group_.linears.front()->cols;
-    packed_gram_.Pack(rounding(), ProductSide::kRight, data_.gram.data(), cols, cols);
+    packed_gram_.Pack(*kRanking.linears, ProductSide::kRight, data_.gram().data(), cols, cols);
   }
 
-  // What the block makes of the sequences with the original weights, and the same products.
+  // With the original weights, which the block holds.
   absl::Status MakeReferences(SolverControl& control) {
-    if (!data_.gram.empty()) return absl::OkStatus();
-    for (size_t i = 0; i < weights_.size(); ++i) Put(i, weights_[i]);
-    references_.Clear();
-    for (size_t s = 0; s < data_.inputs.size(); ++s) {
+    if (!data_.gram().empty()) return absl::OkStatus();
+    for (size_t s = 0; s < data_.sequences().size(); ++s) {
       if (control.stopped && control.stopped()) return Cancelled();
       RETURN_IF_ERROR(RunSequence(s));
-      RETURN_IF_ERROR(references_.Append(pass_[group_.until]));
+      RETURN_IF_ERROR(references_.Append(pass_, group_.from, group_.until));
     }
     return absl::OkStatus();
   }
 
   std::vector<float> Factors(int step) const {
-    return AwqFactors(data_.mean_magnitude, columns_, step, options_.duo_scaling);
+    return AwqFactors(data_.mean_magnitude(), columns_, step, options_.duo_scaling);
   }
   void Put(size_t i, const HalfMatrix& weight) {
     std::ranges::copy(weight.values, block_.Parameter(WeightOf(*group_.linears[i])).begin());
   }
+  // The block's weights become the candidate's; while ranking, the changes by it, of which columns
+  // that meet large inputs are the smallest: times the factors, by which inputs are divided, so
+  // that neither are lost in rounding.
   void Try(const Candidate& candidate) {
+    if (is_ranking_) {
+      const size_t cols = candidate.factors.size();
+      factors_ = data_.gram().empty() ? candidate.factors : std::vector<float>(cols, 1.0f);
+    }
     for (size_t i = 0; i < weights_.size(); ++i) {
-      Put(i, QuantizedWithFactors(weights_[i], options_.spec, candidate.factors));
+      const HalfMatrix tried = QuantizedWithFactors(weights_[i], options_.spec, candidate.factors);
+      const std::span<float> to = block_.Parameter(WeightOf(*group_.linears[i]));
+      const auto write = [&](int64_t row) {
+        const float *from = tried.row(row), *original = weights_[i].row(row);
+        for (int64_t c = 0; c < tried.cols; ++c) {
+          to[row * tried.cols + c] = is_ranking_ ? (from[c] - original[c]) * factors_[c] : from[c];
+        }
+      };
+      ParallelFor(tried.rows, write, static_cast<double>(tried.cols) * 1e-9);
     }
   }
 
   double LossByGram() {
     const BlockLinear& linear = *group_.linears.front();
     const std::span<const float> tried = block_.Parameter(WeightOf(linear));
-    FloatBuffer difference(tried.size()), product(tried.size(), 0.0f);
-    for (size_t i = 0; i < tried.size(); ++i) {
-      difference[i] = tried[i] - weights_.front().values[i];
-    }
+    FloatBuffer product(tried.size(), 0.0f), difference;
+    const float* change = tried.data();
     if (is_ranking_) {
-      difference_.Pack(rounding(), ProductSide::kLeft, difference.data(), linear.rows, linear.cols);
+      difference_.Pack(*kRanking.linears, ProductSide::kLeft, change, linear.rows, linear.cols);
       MultiplyRounded(difference_, packed_gram_, {0, linear.rows, linear.cols}, false,
                       product.data(), linear.cols);
     } else {
-      AddMatrixProduct(linear.rows, linear.cols, linear.cols, {difference.data(), linear.cols, 1},
-                       {data_.gram.data(), linear.cols, 1}, product.data(), linear.cols);
+      difference.assign(tried.begin(), tried.end());
+      for (size_t i = 0; i < tried.size(); ++i) difference[i] -= weights_.front().values[i];
+      change = difference.data();
+      AddMatrixProduct(linear.rows, linear.cols, linear.cols, {change, linear.cols, 1},
+                       {data_.gram().data(), linear.cols, 1}, product.data(), linear.cols);
     }
-    double loss = 0;
-    for (size_t i = 0; i < product.size(); ++i) {
-      loss += static_cast<double>(product[i]) * difference[i];
-    }
-    return loss;
+    return Sum(product.size(), [&](size_t i) { return double{product[i]} * change[i]; });
   }
 
   // Of the sequences [first, end), until it is above `least`.
   absl::Status AddLosses(size_t first, size_t end, double least, Candidate& candidate) {
-    if (!data_.gram.empty()) {
+    if (!data_.gram().empty()) {
       if (first == 0) candidate.loss = LossByGram();
       return absl::OkStatus();
     }
     so_far_.assign(first, candidate.loss);
     for (size_t s = first; s < end && !(candidate.loss > least); ++s) {
-      RETURN_IF_ERROR(RunSequence(s));
-      RETURN_IF_ERROR(references_.Take(s, reference_));
-      candidate.loss += SquaredDistance(pass_[group_.until], reference_);
-      references_.Return(s, reference_);
+      ASSIGN_OR_RETURN(const double loss, is_ranking_ ? RankedLoss(s) : Loss(s));
+      candidate.loss += loss;
       so_far_.push_back(candidate.loss);
       if (IsHopeless(s, candidate.loss)) candidate.loss = std::numeric_limits<double>::infinity();
     }
     return absl::OkStatus();
   }
 
+  absl::StatusOr<double> RankedLoss(size_t s) {
+    const int64_t cols = group_.linears.front()->cols;
+    RETURN_IF_ERROR(data_.sequences().Take(s, inputs_));
+    pass_.tokens = static_cast<int64_t>(inputs_.size()) / cols;
+    FloatBuffer& divided = pass_[group_.from];
+    divided.resize(inputs_.size());
+    const auto divide = [&](int64_t row) {
+      for (int64_t c = 0; c < cols; ++c) {
+        divided[row * cols + c] = inputs_[row * cols + c] / factors_[c];
+      }
+    };
+    ParallelFor(pass_.tokens, divide, static_cast<double>(cols) * 1e-9);
+    data_.sequences().Return(s, inputs_);
+    RETURN_IF_ERROR(references_.Take(s, group_.from, pass_));
+    block_.Change(pass_, group_.from, group_.until, change_);
+    references_.Return(s, group_.from, pass_);
+    return Sum(change_.size(), [this](size_t i) {
+      const double change = change_[i];
+      return change * change;
+    });
+  }
+  absl::StatusOr<double> Loss(size_t s) {
+    RETURN_IF_ERROR(RunSequence(s));
+    RETURN_IF_ERROR(references_.outputs().Take(s, reference_));
+    const FloatBuffer& output = pass_[group_.until];
+    const double loss = Sum(output.size(), [&](size_t i) {
+      const double difference = output[i] - reference_[i];
+      return difference * difference;
+    });
+    references_.outputs().Return(s, reference_);
+    return loss;
+  }
+
   // pass_ becomes what the block makes of a sequence with the weights as they are.
   absl::Status RunSequence(size_t s) {
     for (FloatBuffer& values : pass_.values) values.clear();
     FloatBuffer& inputs = pass_[group_.from];
-    RETURN_IF_ERROR(data_.inputs.Take(s, inputs));
+    RETURN_IF_ERROR(data_.sequences().Take(s, inputs));
     pass_.tokens = static_cast<int64_t>(inputs.size()) / group_.linears.front()->cols;
     block_.Continue(pass_, group_.until);
-    data_.inputs.Return(s, inputs);
+    data_.sequences().Return(s, inputs);
     return absl::OkStatus();
   }
 
   CalibratedBlock& block_;
   const AwqOptions& options_;
   const AwqGroup& group_;
-  StageData data_;
+  AwqGroupInputs data_;
   std::vector<HalfMatrix> weights_;
   std::vector<float> columns_;
   BlockPass pass_;
   bool is_ranking_ = false;
-  SequenceStore references_;
+  References references_;
   std::vector<double> so_far_, leader_;  // losses after each sequence: of the last tried, the first
-  FloatBuffer reference_;
+  FloatBuffer inputs_, reference_, change_;
+  std::vector<float> factors_;  // of the candidate whose changes the block holds
   RoundedOperand packed_gram_, difference_;
 };
 
@@ -300,15 +332,11 @@ HalfMatrix HalfWeightOf(CalibratedBlock& block, const BlockLinear& linear) {
   return {linear.rows, linear.cols, {values.begin(), values.end()}};
 }
 
-void RoundToHalf(std::span<float> values) {
-  for (float& value : values) value = InFloat16::Round(value);
-}
-
 absl::Status SearchAwqFactors(CalibratedBlock& block, const BlockInputs& inputs,
-                              const AwqOptions& options, SolverControl& control, AwqGroup& group) {
-  ASSIGN_OR_RETURN(StageData data, Collect(block, inputs, group, control));
-  if (data.is_finite) {
-    FactorSearch search(block, options, group, std::move(data), inputs.Store("awq-outputs"));
+                              AwqGroupInputs data, const AwqOptions& options,
+                              SolverControl& control, AwqGroup& group) {
+  if (data.is_finite()) {
+    FactorSearch search(block, options, group, std::move(data), References(inputs));
     ASSIGN_OR_RETURN(group.factors, search.Best(control));
   }
   if (group.factors.empty()) {

@@ -10,6 +10,7 @@
 
 #include "quantizers/calibrated_block.h"
 #include "quantizers/methods/awq_block.h"
+#include "quantizers/methods/awq_inputs.h"
 
 namespace quantd {
 
@@ -26,12 +27,12 @@ struct AwqGroup {
 
 // The linear's weight as it is, whose values are those of float16.
 HalfMatrix HalfWeightOf(CalibratedBlock& block, const BlockLinear& linear);
-void RoundToHalf(std::span<float> values);
 
-// Finds group.factors, [cols]; empty, with a warning, where none give finite outputs. The block is
-// as before when it returns. CANCELLED when `control` says stop.
+// Finds group.factors, [cols], from `data`, what the group reads; empty, with a warning, where none
+// give finite outputs. The block is as before when it returns. CANCELLED when `control` says stop.
 absl::Status SearchAwqFactors(CalibratedBlock& block, const BlockInputs& inputs,
-                              const AwqOptions& options, SolverControl& control, AwqGroup& group);
+                              AwqGroupInputs data, const AwqOptions& options,
+                              SolverControl& control, AwqGroup& group);
 
 }  // namespace quantd
 

@@ -185,7 +185,7 @@ TEST(DenseBlock, SumsOfGradientsMayWait) {
   const std::vector<float> hidden = *model->Embed(Ids(kTokens, TinyDecoderConfig().vocab_size));
   for (const std::optional<ProductRounding>& rounding :
        {std::optional<ProductRounding>(), {ProductRounding::kBFloat16}, {ProductRounding::kInt8}}) {
-    block->SetRounding(rounding);
+    block->SetRounding(BlockRounding::Everywhere(rounding));
     BlockGradients sums[2];
     for (const bool waits : {false, true}) {
       BlockGradients& gradients = sums[waits ? 1 : 0];

@@ -83,8 +83,7 @@ class FakeDevice final : public ProductDevice {
       rows.Pack(ProductRounding::kBFloat16, ProductSide::kLeft, left, to.rows(), inner);
       cols.Pack(ProductRounding::kBFloat16, ProductSide::kRight, right.Transposed(), to.cols(),
                 inner);
-      MultiplyRounded(rows, cols, {0, to.rows(), to.cols()}, true, to.values.data(),
-                      to.cols());
+      MultiplyRounded(rows, cols, {0, to.rows(), to.cols()}, true, to.values.data(), to.cols());
     } else {
       AddMatrixProduct(to.rows(), to.cols(), inner, left, right, to.values.data(), to.cols());
     }
@@ -257,7 +256,8 @@ void CheckBothDirections(const std::function<std::unique_ptr<ModelSource>()>& so
     bool in_bfloat16 = false;
     for (const bool bfloat16 : {false, false, true, true, false}) {
       if (bfloat16 != in_bfloat16) {
-        block->SetRounding(bfloat16 ? std::optional(ProductRounding::kBFloat16) : std::nullopt);
+        block->SetRounding(bfloat16 ? BlockRounding::Everywhere(ProductRounding::kBFloat16)
+                                    : BlockRounding());
       }  // forgets all weights
       in_bfloat16 = bfloat16;
       const BlockPass pass = block->Run(BlockValue::kInput, hidden, BlockValue::kOutput);

@@ -91,9 +91,25 @@ class ToyBlock : public CalibratedBlock {
     }
   }
 
+  void Change(const BlockPass& reference, BlockValue from, BlockValue until,
+              FloatBuffer& change) override {
+    Rows changed = reference[from];
+    if (from == BlockValue::kAttentionInput) changed = Spread(Linear("self_attn.v_proj", changed));
+    if (from == BlockValue::kMlpInput) {
+      Rows gate = Linear("mlp.gate_proj", changed), up = Linear("mlp.up_proj", changed);
+      changed = std::move(gate);
+      for (size_t i = 0; i < changed.size(); ++i) {
+        changed[i] = (reference.gate[i] + changed[i]) * (reference.up[i] + up[i]) -
+                     reference.gate[i] * reference.up[i];
+      }
+    }
+    const bool of_mlp = until == BlockValue::kMlpOutput;
+    change = Linear(of_mlp ? "mlp.down_proj" : "self_attn.o_proj", changed);
+  }
+
   // Multiplies float32 always, and remembers what it was told.
-  void SetRounding(std::optional<ProductRounding> rounding) override {
-    roundings_.push_back(rounding);
+  void SetRounding(const BlockRounding& rounding) override {
+    roundings_.push_back(rounding.linears);
   }
   const std::vector<std::optional<ProductRounding>>& roundings() const { return roundings_; }
 
@@ -151,6 +167,16 @@ class ToyBlock : public CalibratedBlock {
     return out;
   }
 
+  // Values of each head of queries.
+  Rows Spread(const Rows& v) {
+    const size_t width = Parameter(kPrefix + "self_attn.v_proj.bias").size();
+    Rows out;
+    for (size_t i = 0; i < v.size() / width * kHidden; ++i) {
+      out.push_back(v[i / kHidden * width + i % kHidden % width]);
+    }
+    return out;
+  }
+
   void Compute(BlockValue place, BlockPass& pass) {
     Rows& out = pass[place];
     switch (place) {
@@ -160,13 +186,10 @@ class ToyBlock : public CalibratedBlock {
         out = Normed("input_layernorm", pass[BlockValue::kInput]);
         break;
       case BlockValue::kAttended: {
-        const Rows v = Linear("self_attn.v_proj", pass[BlockValue::kAttentionInput]);
+        Rows v = Linear("self_attn.v_proj", pass[BlockValue::kAttentionInput]);
         const std::span<const float> bias = Parameter(kPrefix + "self_attn.v_proj.bias");
-        const size_t width = bias.size();
-        for (int64_t i = 0; i < pass.tokens * kHidden; ++i) {
-          const size_t c = static_cast<size_t>(i % kHidden) % width;
-          out.push_back(v[static_cast<size_t>(i / kHidden) * width + c] + bias[c]);
-        }
+        for (size_t i = 0; i < v.size(); ++i) v[i] += bias[i % bias.size()];
+        out = Spread(v);
         break;
       }
       case BlockValue::kAttentionOutput:
@@ -246,7 +269,7 @@ class ToyInputs : public BlockInputs {
     }
     return values;
   }
-  SequenceStore Store(const std::string&) const override { return {}; }
+  SequenceStore Store(const std::string&, uint64_t) const override { return {}; }
   absl::StatusOr<FloatBuffer> ReadTarget(int64_t) const override {
     return absl::FailedPreconditionError("there are none");
   }
@@ -255,7 +278,7 @@ class ToyInputs : public BlockInputs {
 // The same where solvers keep nothing in memory.
 class SpilledInputs final : public ToyInputs {
  public:
-  SequenceStore Store(const std::string& name) const override { return {sink_, name, 0}; }
+  SequenceStore Store(const std::string& name, uint64_t) const override { return {sink_, name, 0}; }
   const ScratchSink& sink() const { return sink_; }
 
  private:
