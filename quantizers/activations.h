@@ -74,6 +74,7 @@ class BlockActivations final : public BlockInputs {
   SequenceStore Store(const std::string& name, uint64_t memory_bytes) const override {
     return SequenceStore(sink_, name, memory_bytes);
   }
+  bool has_targets() const override { return targets_ != nullptr; }
   // FAILED_PRECONDITION before SetTargets.
   absl::StatusOr<FloatBuffer> ReadTarget(int64_t sequence) const override {
     if (targets_ == nullptr) return absl::FailedPreconditionError("the block has no targets");

@@ -177,8 +177,9 @@ absl::Status BlockJob::DoBlock(int64_t index) {
   const std::unique_ptr<CalibratedBlock> block = *std::move(loaded);
   const bool last = index + 1 == model_.blocks();
   if (!last && (spec_.both_inputs || !spec_.quantized_inputs)) {
-    RETURN_IF_ERROR(
-        RunThrough(*block, InputsName(index + 1, spec_.both_inputs), spec_.both_inputs));
+    const std::string name = InputsName(index + 1, spec_.both_inputs);
+    RETURN_IF_ERROR(RunThrough(*block, name, spec_.both_inputs));
+    RETURN_IF_ERROR(OpenTargets(name));
   }
   if (tuner_ != nullptr) RETURN_IF_ERROR(WriteTargets(*block, index));
   Results results;
@@ -235,6 +236,10 @@ absl::Status BlockJob::WriteTargets(CalibratedBlock& block, int64_t index) {
   const std::string name = TargetsName(index);
   Tell(index, absl::StrCat("block ", index + 1, ": outputs"));
   RETURN_IF_ERROR(RunThrough(block, name, false));
+  return OpenTargets(name);
+}
+
+absl::Status BlockJob::OpenTargets(const std::string& name) {
   ASSIGN_OR_RETURN(auto targets,
                    ActivationFile::OpenOwn(sink_, name, tokens_, model_.hidden_size()));
   inputs_->SetTargets(std::move(targets));

@@ -62,6 +62,8 @@ class BlockJob {
   absl::Status MeasureTogether(CalibratedBlock& block, Results& results);
   // The outputs of the block as it is, for the tuner.
   absl::Status WriteTargets(CalibratedBlock& block, int64_t index);
+  // A scratch file of outputs becomes what inputs_ reads targets from.
+  absl::Status OpenTargets(const std::string& name);
   absl::Status TuneBlock(CalibratedBlock& block, int64_t index, Results& results);
   absl::Status WriteBlock(CalibratedBlock& block, int64_t index, const Results& results);
   // A parameter that is not quantized, as the solver left it.

@@ -80,7 +80,9 @@ class BlockInputs {
   // Room for values of every sequence. No two at a time of one name.
   virtual SequenceStore Store(const std::string& name,
                               uint64_t memory_bytes = SequenceStore::kMemoryBytes) const = 0;
-  // What the original block makes of Read(sequence), [tokens, hidden]; for a BlockTuner.
+  // What the original block makes of Read(sequence), of the original inputs where the recipe asks
+  // for both, [tokens, hidden]: for a BlockTuner, and for others where it is at hand anyway.
+  virtual bool has_targets() const = 0;
   virtual absl::StatusOr<FloatBuffer> ReadTarget(int64_t sequence) const = 0;
 };
 

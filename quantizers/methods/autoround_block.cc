@@ -85,6 +85,12 @@ class Training {
   absl::Status ReadTargets() {
     for (int64_t s = 0; s < inputs_.sequences(); ++s) {
       if (Stopped()) return Cancelled();
+      if (inputs_.has_targets()) {
+        ASSIGN_OR_RETURN(FloatBuffer target, inputs_.ReadTarget(s));
+        hidden_size_ = static_cast<int64_t>(target.size()) / inputs_.tokens(s);
+        RETURN_IF_ERROR(targets_.Append(std::move(target)));
+        continue;
+      }
       ASSIGN_OR_RETURN(const FloatBuffer hidden,
                        inputs_.Read(s, /*original=*/training_.enable_quanted_input));
       hidden_size_ = static_cast<int64_t>(hidden.size()) / inputs_.tokens(s);

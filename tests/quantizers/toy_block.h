@@ -270,6 +270,7 @@ class ToyInputs : public BlockInputs {
     return values;
   }
   SequenceStore Store(const std::string&, uint64_t) const override { return {}; }
+  bool has_targets() const override { return false; }
   absl::StatusOr<FloatBuffer> ReadTarget(int64_t) const override {
     return absl::FailedPreconditionError("there are none");
   }
