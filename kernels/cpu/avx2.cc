@@ -11,37 +11,24 @@
 namespace quantd::cpu::avx2 {
 namespace {
 
-// Halves of a Vec, to and from registers.
-struct Halves {
-  __m256 low, high;
-};
-inline __attribute__((always_inline)) Halves Split(const Vec& v) {
-  Halves halves;
-  __builtin_memcpy(&halves, &v, sizeof v);
-  return halves;
-}
-inline __attribute__((always_inline)) Vec Join(const Halves& halves) {
-  Vec v;
-  __builtin_memcpy(&v, &halves, sizeof v);
-  return v;
-}
+constexpr int kLanes = 8;
+using Vec = Vectors<kLanes>::Floats;
+constexpr int kScoreQueries = 6, kValueQueries = 6, kValueWidth = 2;
 
 inline __attribute__((always_inline)) Vec LoadHalf(const uint16_t* p) {
-  return Join({_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
-               _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))});
+  return (Vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 inline __attribute__((always_inline)) void StoreHalf(const Vec& v, uint16_t* p) {
-  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-  const Halves halves = Split(v);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(halves.low, kNearest));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(halves.high, kNearest));
+  const __m128i half = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), half);
 }
 inline __attribute__((always_inline)) Vec MulAdd(const Vec& a, const Vec& b, const Vec& c) {
-  const Halves x = Split(a), y = Split(b), z = Split(c);
-  return Join({_mm256_fmadd_ps(x.low, y.low, z.low), _mm256_fmadd_ps(x.high, y.high, z.high)});
+  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 }
 
 #include "kernels/cpu/row_ops.inc"
+
+#include "kernels/cpu/attention_tile.inc"
 
 }  // namespace
 }  // namespace quantd::cpu::avx2

@@ -11,6 +11,10 @@
 namespace quantd::cpu::avx512 {
 namespace {
 
+constexpr int kLanes = 16;
+using Vec = Vectors<kLanes>::Floats;
+constexpr int kScoreQueries = 8, kValueQueries = 4, kValueWidth = 4;
+
 inline __attribute__((always_inline)) Vec LoadHalf(const uint16_t* p) {
   return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
@@ -23,6 +27,8 @@ inline __attribute__((always_inline)) Vec MulAdd(const Vec& a, const Vec& b, con
 }
 
 #include "kernels/cpu/row_ops.inc"
+
+#include "kernels/cpu/attention_tile.inc"
 
 }  // namespace
 }  // namespace quantd::cpu::avx512

@@ -9,17 +9,23 @@
 namespace quantd::cpu::scalar {
 namespace {
 
+constexpr int kLanes = 4;
+using Vec = Vectors<kLanes>::Floats;
+constexpr int kScoreQueries = 2, kValueQueries = 4, kValueWidth = 2;
+
 inline Vec LoadHalf(const uint16_t* p) {
   Vec v;
-  for (int i = 0; i < 16; ++i) v[i] = FloatFromF16(p[i]);
+  for (int i = 0; i < kLanes; ++i) v[i] = FloatFromF16(p[i]);
   return v;
 }
 inline void StoreHalf(const Vec& v, uint16_t* p) {
-  for (int i = 0; i < 16; ++i) p[i] = F16FromFloat(v[i]);
+  for (int i = 0; i < kLanes; ++i) p[i] = F16FromFloat(v[i]);
 }
 inline Vec MulAdd(const Vec& a, const Vec& b, const Vec& c) { return a * b + c; }
 
 #include "kernels/cpu/row_ops.inc"
+
+#include "kernels/cpu/attention_tile.inc"
 
 float ScaleAt(const std::byte* scales, bool half, int row) {
   if (half) return FloatFromF16(reinterpret_cast<const uint16_t*>(scales)[row]);
