@@ -8,58 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from quantd_server import Quantd  # noqa: E402
+from rows import ROWS  # noqa: E402
 
 DECODER, ENCODER = "smollm2-135m.gguf", "all-minilm-l6-v2"
-
-
-def sets(**options):
-    return [part for key, value in options.items() for part in ("--set", f"{key}={value}")]
-
-
-def integers(bits, symmetric):
-    return ["--method", "compressed-tensors", "--bits", bits, "--group-size", 64,
-            *sets(symmetric="true" if symmetric else "false", strategy="group")]
-
-
-def calibrated(method, bits, *options):
-    return ["--method", method, "--bits", bits, "--group-size", 64, *options]
-
-
-# auto-round's light preset, with smaller batches: its default takes hours on two cores.
-LIGHT = sets(preset="light", batch_size=2)
-# Rounds, steps and iterations that end in minutes: the defaults take hours, too. VPTQ's do not.
-SHORT_AQLM = sets(max_epochs=2, steps_per_epoch=25, init_max_iter=10, finetune_max_epochs=0)
-# Group of rows, label, arguments of `quantctl quantize`; 64 is the largest usual group that divides SmolLM2's 576 columns.
-# A row with the argument "--calibration" takes the calibration text.
-ROWS = [
-    ("8 bits", "round to nearest, per row", ["--method", "compressed-tensors", "--bits", 8, *sets(strategy="channel")]),
-    ("8 bits", "LLM.int8", ["--method", "bitsandbytes", "--bits", 8]),
-    ("8 bits", "fp8 64x64", ["--method", "fp8", *sets(weight_block_size="64,64")]),
-    ("8 bits", "GGUF Q8_0", ["--method", "gguf", *sets(type="Q8_0")]),
-    ("4 bits", "round to nearest, symmetric", integers(4, True)),
-    ("4 bits", "round to nearest, asymmetric", integers(4, False)),
-    ("4 bits", "bitsandbytes NF4", ["--method", "bitsandbytes", "--bits", 4, *sets(bnb_4bit_quant_type="nf4")]),
-    ("4 bits", "HQQ", ["--method", "hqq", "--bits", 4, "--group-size", 64]),
-    ("4 bits", "GGUF Q4_K_M", ["--method", "gguf", *sets(type="Q4_K_M")]),
-    ("4 bits", "GPTQ", [*calibrated("gptq", 4), "--calibration"]),
-    ("4 bits", "AWQ", [*calibrated("awq", 4), "--calibration"]),
-    ("4 bits", "AutoRound light", [*calibrated("autoround", 4), *LIGHT, "--calibration"]),
-    ("3 bits", "round to nearest, symmetric", integers(3, True)),
-    ("3 bits", "round to nearest, asymmetric", integers(3, False)),
-    ("3 bits", "HQQ", ["--method", "hqq", "--bits", 3, "--group-size", 64]),
-    ("3 bits", "GGUF Q3_K_M", ["--method", "gguf", *sets(type="Q3_K_M")]),
-    ("3 bits", "GPTQ", [*calibrated("gptq", 3), "--calibration"]),
-    ("3 bits", "AutoRound light", [*calibrated("autoround", 3), *LIGHT, "--calibration"]),
-    ("3 bits", "SpQR", ["--method", "spqr", "--calibration"]),
-    ("2 bits", "round to nearest, symmetric", integers(2, True)),
-    ("2 bits", "HQQ", ["--method", "hqq", "--bits", 2, "--group-size", 64]),
-    ("2 bits", "GGUF Q2_K", ["--method", "gguf", *sets(type="Q2_K")]),
-    ("2 bits", "GPTQ", [*calibrated("gptq", 2), "--calibration"]),
-    ("2 bits", "AutoRound light", [*calibrated("autoround", 2), *LIGHT, "--calibration"]),
-    ("2 bits", "AQLM 2x8", ["--method", "aqlm", *sets(num_codebooks=2, nbits_per_codebook=8), *SHORT_AQLM, "--calibration"]),
-    ("2 bits", "VPTQ", ["--method", "vptq", *sets(vector_lens="-1,6", num_centroids="-1,4096", num_res_centroids="-1,-1"),
-                        "--calibration"]),
-]
 
 
 def measure(server, root, source, arguments, texts, tokens):
