@@ -95,7 +95,7 @@ class QUANTD_CLIENT_EXPORT Client {
  public:
   // Prepares a connection; it is made by the first call. INVALID_ARGUMENT for unusable options.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const ClientOptions& options);
-  // Over a channel of the caller's.
+  // Over a channel of the caller's, which may lead to a server in the same process.
   static std::unique_ptr<Client> FromChannel(std::shared_ptr<grpc::Channel> channel,
                                              const ClientOptions& options);
   ~Client();

@@ -116,10 +116,11 @@ bool Attempts::Again(absl::Status& status) {
 
 // Or until the channel has a connection again.
 void Attempts::Pause(absl::Time until) const {
-  const bool connected = link_.channel.GetState(false) == GRPC_CHANNEL_READY;
+  const bool connected = link_.MayAnswer();
   while (!cancelled() && absl::Now() < until) {
     const absl::Time slice = std::min(until, absl::Now() + absl::Milliseconds(20));
-    const grpc_connectivity_state state = link_.channel.GetState(true);
+    const grpc_connectivity_state state =
+        link_.has_state ? link_.channel.GetState(true) : GRPC_CHANNEL_READY;
     if (state == GRPC_CHANNEL_READY) {
       if (!connected) return;
       absl::SleepFor(slice - absl::Now());
@@ -140,8 +141,9 @@ std::string NewRequestId() {
                       absl::Hex(random(), absl::kZeroPad8));
 }
 
-Client::Connection::Connection(std::shared_ptr<grpc::Channel> shared, ClientOptions chosen)
-    : channel(std::move(shared)), options(std::move(chosen)) {
+Client::Connection::Connection(std::shared_ptr<grpc::Channel> shared, ClientOptions chosen,
+                               bool state)
+    : channel(std::move(shared)), options(std::move(chosen)), has_state(state) {
   methods = quant::v1::MethodService::NewStub(channel);
   quantization = quant::v1::QuantizationService::NewStub(channel);
   operations = google::longrunning::Operations::NewStub(channel);
@@ -166,18 +168,20 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& opt
   // noticed long after.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, ToMilliseconds(kFirstPause));
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, ToMilliseconds(kLongestPause));
-  return FromChannel(grpc::CreateCustomChannel(options.address, Credentials(options), arguments),
-                     options);
+  auto channel = grpc::CreateCustomChannel(options.address, Credentials(options), arguments);
+  return std::unique_ptr<Client>(
+      new Client(std::make_unique<Connection>(std::move(channel), options, true)));
 }
 
 std::unique_ptr<Client> Client::FromChannel(std::shared_ptr<grpc::Channel> channel,
                                             const ClientOptions& options) {
   return std::unique_ptr<Client>(
-      new Client(std::make_unique<Connection>(std::move(channel), options)));
+      new Client(std::make_unique<Connection>(std::move(channel), options, false)));
 }
 
 absl::Status Client::WaitReady(absl::Duration timeout) {
-  if (connection_->channel->WaitForConnected(absl::ToChronoTime(absl::Now() + timeout))) {
+  if (!connection_->has_state ||
+      connection_->channel->WaitForConnected(absl::ToChronoTime(absl::Now() + timeout))) {
     return absl::OkStatus();
   }
   return absl::UnavailableError(

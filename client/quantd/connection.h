@@ -29,14 +29,20 @@ struct Cancellation::State {
 struct Link {
   grpc::Channel& channel;
   const ClientOptions& options;
+  // Whether the channel may be asked for its state: gRPC keeps none of those within a process.
+  bool has_state;
+
+  // False only if it is known that no server is there.
+  bool MayAnswer() const { return !has_state || channel.GetState(false) == GRPC_CHANNEL_READY; }
 };
 
 struct Client::Connection {
-  Connection(std::shared_ptr<grpc::Channel> channel, ClientOptions options);
-  Link link() const { return {*channel, options}; }
+  Connection(std::shared_ptr<grpc::Channel> channel, ClientOptions options, bool has_state);
+  Link link() const { return {*channel, options, has_state}; }
 
   std::shared_ptr<grpc::Channel> channel;
   ClientOptions options;
+  bool has_state;
   std::unique_ptr<quant::v1::MethodService::Stub> methods;
   std::unique_ptr<quant::v1::QuantizationService::Stub> quantization;
   std::unique_ptr<google::longrunning::Operations::Stub> operations;

@@ -111,7 +111,7 @@ absl::StatusOr<QuantizeReport> Client::Follow(
   const absl::StatusOr<Operation> operation = start(call);
   if (!operation.ok()) {
     // The server may have started it; then the same request tells its name.
-    if (GaveUp(operation.status()) && connection_->channel->GetState(false) == GRPC_CHANNEL_READY) {
+    if (GaveUp(operation.status()) && connection_->link().MayAnswer()) {
       const absl::StatusOr<Operation> started = start(kLastWord);
       if (started.ok()) (void)CancelOperation(started->name(), kLastWord);
     }

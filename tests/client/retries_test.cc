@@ -134,21 +134,25 @@ class CancelledNames final : public google::longrunning::Operations::Service {
 
 // Nobody else could: the operation's name never arrived.
 TEST_F(ClientTest, GivingUpDuringTheStartCancelsWhatWasStarted) {
-  SlowStart starts;
-  CancelledNames cancelled;
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort(address(), grpc::InsecureServerCredentials());
-  builder.RegisterService(&starts);
-  builder.RegisterService(&cancelled);
-  const auto server = builder.BuildAndStart();
-  const auto client = Connect();
-  const auto report =
-      client->Quantize(QuantizeRequest("a", "b"), {}, {.timeout = absl::Milliseconds(300)});
-  EXPECT_TRUE(absl::IsDeadlineExceeded(report.status())) << report.status();
-  ASSERT_EQ(starts.ids().size(), 2);
-  EXPECT_FALSE(starts.ids()[0].empty());
-  EXPECT_EQ(starts.ids()[0], starts.ids()[1]);
-  EXPECT_EQ(cancelled.names(), std::vector<std::string>({"operations/" + starts.ids()[0]}));
+  for (const bool in_process : {false, true}) {
+    SCOPED_TRACE(in_process);
+    SlowStart starts;
+    CancelledNames cancelled;
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(address(), grpc::InsecureServerCredentials());
+    builder.RegisterService(&starts);
+    builder.RegisterService(&cancelled);
+    const auto server = builder.BuildAndStart();
+    const auto client =
+        in_process ? Client::FromChannel(server->InProcessChannel({}), {}) : Connect();
+    const auto report =
+        client->Quantize(QuantizeRequest("a", "b"), {}, {.timeout = absl::Milliseconds(300)});
+    EXPECT_TRUE(absl::IsDeadlineExceeded(report.status())) << report.status();
+    ASSERT_EQ(starts.ids().size(), 2);
+    EXPECT_FALSE(starts.ids()[0].empty());
+    EXPECT_EQ(starts.ids()[0], starts.ids()[1]);
+    EXPECT_EQ(cancelled.names(), std::vector<std::string>({"operations/" + starts.ids()[0]}));
+  }
 }
 
 TEST_F(ClientTest, FindsTheServersSuccessor) {
