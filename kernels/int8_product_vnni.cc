@@ -148,7 +148,7 @@ void Multiply(const PanelPair& panels, int64_t, int64_t depth, const TileOfC& c)
   const Panel left(ProductSide::kLeft, panels.left_inner, panels.left);
   const Panel right(ProductSide::kRight, panels.right_inner, panels.right);
   // C comes while the first block is multiplied.
-  for (int r = 0; c.add && r < kTileRows; ++r) {
+  for (int r = 0; r < kTileRows; ++r) {
     __builtin_prefetch(c.data + r * c.stride, 1);
     __builtin_prefetch(c.data + r * c.stride + 16, 1);
   }

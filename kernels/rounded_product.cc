@@ -63,6 +63,26 @@ struct Piece {
   int64_t first, depth;
 };
 
+// What the next columns of C are multiplied by: a part of it comes into the cache with each tile.
+class Lookahead {
+ public:
+  Lookahead(const void* from, int64_t bytes, int64_t tiles)
+      : at_(static_cast<const std::byte*>(from)),
+        end_(at_ + bytes),
+        step_((bytes / tiles + kLine) / kLine * kLine) {}
+  void Go() {
+    for (const std::byte* stop = std::min(at_ + step_, end_); at_ < stop; at_ += kLine) {
+      __builtin_prefetch(at_);
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const std::byte* at_;
+  const std::byte* end_;
+  int64_t step_;
+};
+
 // C of a part of the range = or += the products of pieces, one after the other, by the calling
 // thread: while pieces come and go, the columns of C that they meet stay in the first cache.
 void Fill(const RoundedProduct& product, std::span<const Piece> pieces, int64_t first_row,
@@ -70,13 +90,14 @@ void Fill(const RoundedProduct& product, std::span<const Piece> pieces, int64_t 
   const int64_t height = product.left_rows, width = product.right_rows;
   const int64_t end_row = part.row + part.rows, end_col = part.col + part.cols;
   const auto fill_columns = [&](const RoundedPair& pair, int64_t j, int64_t k, int64_t depth,
-                                bool add_to) {
+                                bool add_to, Lookahead ahead) {
     const int64_t cols = std::min(width, end_col - j);
     PanelPair panels = {pair.left->Panel(first_row + part.row), pair.right->Panel(j),
                         pair.left->inner(), pair.right->inner()};
     for (int64_t i = part.row; i < end_row; i += height) {
       const int64_t rows = std::min(height, end_row - i);
       const TileOfC tile = {c + i * c_stride + j, c_stride, add_to};
+      ahead.Go();
       if (rows == height && cols == width) {
         product.multiply(panels, k, depth, tile);
       } else {
@@ -85,13 +106,21 @@ void Fill(const RoundedProduct& product, std::span<const Piece> pieces, int64_t 
       panels.left = static_cast<const std::byte*>(panels.left) + pair.left->panel_bytes();
     }
   };
+  const auto right_panel_after = [&](size_t piece, int64_t j) {
+    const bool is_last = piece + 1 == pieces.size();
+    const RoundedOperand& right = *pieces[is_last ? 0 : piece + 1].pair.right;
+    if (is_last) j += width;
+    return Lookahead(right.Panel(j), j < end_col ? right.panel_bytes() : 0,
+                     (part.rows + height - 1) / height);
+  };
   if (product.begin != nullptr) product.begin();
   for (int64_t j = part.col; j < end_col; j += width) {
     bool add_to = add;
-    for (const Piece& piece : pieces) {
+    for (size_t p = 0; p < pieces.size(); ++p) {
+      const Piece& piece = pieces[p];
       const int64_t slice = SliceOf(piece.depth, product.slice), end = piece.first + piece.depth;
       for (int64_t k = piece.first; k < end; k += slice, add_to = true) {
-        fill_columns(piece.pair, j, k, std::min(slice, end - k), add_to);
+        fill_columns(piece.pair, j, k, std::min(slice, end - k), add_to, right_panel_after(p, j));
       }
     }
   }
