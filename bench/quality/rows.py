@@ -116,7 +116,7 @@ WIDTHS = {
         "GGUF, Q2_K": method("gguf", type="Q2_K"),
     },
     "below 2 bits": {
-        "HQQ, 1.58 bits": groups("hqq", 1.58),
+        "HQQ, 1.58 bits": method("hqq", nbits="1.58", group_size=64),
         "HQQ, 1 bit": groups("hqq", 1),
         "SINQ, 1 bit": groups("sinq", 1),
         "BitNet, of a model not trained for it": method("bitnet"),

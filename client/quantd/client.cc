@@ -10,7 +10,7 @@ namespace {
 // One unary call: `method` is a member of `stub`.
 template <class Stub, class Request, class Response>
 absl::StatusOr<Response> Unary(const Link& link, const CallOptions& options,
-                               std::shared_ptr<Cancellation::State> cancellation, Stub& stub,
+                               const std::shared_ptr<Cancellation::State>& cancellation, Stub& stub,
                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                             Response*),
                                const Request& request) {
@@ -29,7 +29,7 @@ absl::StatusOr<Response> Unary(const Link& link, const CallOptions& options,
 // each and may end the call. The last response.
 template <class Response, class Request, class Open, class OnResponse>
 absl::StatusOr<Response> Stream(const Link& link, const CallOptions& options,
-                                std::shared_ptr<Cancellation::State> cancellation,
+                                const std::shared_ptr<Cancellation::State>& cancellation,
                                 const Request& request, const Open& open,
                                 const OnResponse& on_response) {
   if (absl::Status text = CheckText(request); !text.ok()) return text;

@@ -48,11 +48,10 @@ QuantizedTensorData Receive(Stream& stream) {
 
 // `first` and the tensors there, tensors back; `open(context)` starts the stream.
 template <class Request, class Open>
-absl::StatusOr<QuantizedTensorData> Exchange(const Link& link, const CallOptions& options,
-                                             std::shared_ptr<Cancellation::State> cancellation,
-                                             const Request& first,
-                                             const std::vector<const TensorData*>& tensors,
-                                             const Open& open) {
+absl::StatusOr<QuantizedTensorData> Exchange(
+    const Link& link, const CallOptions& options,
+    const std::shared_ptr<Cancellation::State>& cancellation, const Request& first,
+    const std::vector<const TensorData*>& tensors, const Open& open) {
   if (absl::Status text = CheckText(first); !text.ok()) return text;
   for (const TensorData* tensor : tensors) {
     if (absl::Status text = CheckText(tensor->spec); !text.ok()) return text;

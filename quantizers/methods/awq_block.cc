@@ -141,6 +141,7 @@ absl::StatusOr<std::map<std::string, QuantizedTensor>> AwqBlockSolver::Solve(
         group.linears, [&](const BlockLinear* linear) { return schemes.contains(linear->module); });
   });
   std::vector<AwqGroupInputs::Shape> shapes;
+  shapes.reserve(groups.size());
   for (const AwqGroup& group : groups) shapes.push_back({group.from, group.linears.front()->cols});
   AwqSamples samples;
   if (options_.apply_clip || !groups.empty()) {

@@ -117,6 +117,7 @@ class FactorSearch {
   // change, many times as fast; those that come near the best are told apart in float32.
   absl::StatusOr<std::vector<float>> Best(SolverControl& control) {
     std::vector<Candidate> candidates;
+    candidates.reserve(kAwqRatios);
     for (int step = 0; step < kAwqRatios; ++step) candidates.push_back({step, Factors(step), 0});
     RETURN_IF_ERROR(MakeReferences(control));
     Rank(true);

@@ -19,7 +19,9 @@ class MemorySource : public ModelSource {
   void Set(const std::string& name, Weight weight);
   void SetFloats(const std::string& name, Shape shape, const std::vector<float>& values);
   void Erase(const std::string& name);
-  void SetSideFile(const std::string& name, std::string content) { files_[name] = content; }
+  void SetSideFile(const std::string& name, std::string content) {
+    files_[name] = std::move(content);
+  }
   ModelConfig& mutable_config() { return config_; }
   // The values of a parameter, dequantized.
   std::vector<float> Floats(const std::string& name) const;

@@ -127,7 +127,7 @@ class FakeDevice final : public ProductDevice {
 class ProductDeviceJobTest : public CalibrationJobTest {
  protected:
   // On the device, or on the CPU.
-  absl::StatusOr<QuantizeReport> QuantizeOn(std::shared_ptr<ProductDevice> device,
+  absl::StatusOr<QuantizeReport> QuantizeOn(const std::shared_ptr<ProductDevice>& device,
                                             const std::string& name, bool resume = false) {
     CalibrationData data = Data();
     data.device = device;
@@ -239,8 +239,8 @@ void CheckBothDirections(const std::function<std::unique_ptr<ModelSource>()>& so
   std::vector<BlockGradients> gradients;
   for (const auto& which : {std::shared_ptr<FakeDevice>(), device}) {
     const auto model = *OpenBlockModel(source(), {.positions = kTokens, .device = which});
-    std::vector<int32_t> ids;
-    for (int i = 0; i < kTokens; ++i) ids.push_back(i * 31 % vocabulary);
+    std::vector<int32_t> ids(kTokens);
+    for (int i = 0; i < kTokens; ++i) ids[i] = i * 31 % vocabulary;
     const std::vector<float> hidden = *model->Embed(ids);
     const auto block = *model->LoadBlock(1);
     EXPECT_EQ(block->device(), which.get());
