@@ -66,21 +66,21 @@ struct Piece {
 // What the next columns of C are multiplied by: a part of it comes into the cache with each tile.
 class Lookahead {
  public:
-  Lookahead(const void* from, int64_t bytes, int64_t tiles)
-      : at_(static_cast<const std::byte*>(from)),
-        end_(at_ + bytes),
+  Lookahead() = default;
+  Lookahead(const void* panel, int64_t bytes, int64_t tiles)
+      : panel_(static_cast<const std::byte*>(panel)),
+        bytes_(bytes),
         step_((bytes / tiles + kLine) / kLine * kLine) {}
   void Go() {
-    for (const std::byte* stop = std::min(at_ + step_, end_); at_ < stop; at_ += kLine) {
-      __builtin_prefetch(at_);
+    for (const int64_t stop = std::min(at_ + step_, bytes_); at_ < stop; at_ += kLine) {
+      __builtin_prefetch(panel_ + at_);
     }
   }
 
  private:
   static constexpr int64_t kLine = 64;
-  const std::byte* at_;
-  const std::byte* end_;
-  int64_t step_;
+  const std::byte* panel_ = nullptr;
+  int64_t bytes_ = 0, step_ = 0, at_ = 0;
 };
 
 // C of a part of the range = or += the products of pieces, one after the other, by the calling
@@ -110,8 +110,8 @@ void Fill(const RoundedProduct& product, std::span<const Piece> pieces, int64_t 
     const bool is_last = piece + 1 == pieces.size();
     const RoundedOperand& right = *pieces[is_last ? 0 : piece + 1].pair.right;
     if (is_last) j += width;
-    return Lookahead(right.Panel(j), j < end_col ? right.panel_bytes() : 0,
-                     (part.rows + height - 1) / height);
+    if (j >= end_col) return Lookahead();
+    return Lookahead(right.Panel(j), right.panel_bytes(), (part.rows + height - 1) / height);
   };
   if (product.begin != nullptr) product.begin();
   for (int64_t j = part.col; j < end_col; j += width) {
